@@ -1,0 +1,5 @@
+"""Short causal depthwise convolution with carried state."""
+
+from ssm_seq.kernels.causal_conv1d.definition import causal_conv1d
+
+__all__ = ["causal_conv1d"]

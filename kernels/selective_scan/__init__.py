@@ -1,0 +1,5 @@
+"""Selective scan: the recurrence of S6 with input-dependent delta, B and C."""
+
+from ssm_seq.kernels.selective_scan.definition import selective_scan
+
+__all__ = ["selective_scan"]

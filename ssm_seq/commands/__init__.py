@@ -1,0 +1,1 @@
+"""The console script `ssm-seq`: thin entry points over importable functions."""

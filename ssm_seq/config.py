@@ -1,0 +1,227 @@
+"""Every value that changes a number, as typed dataclasses, and their composition with Hydra.
+
+The tree of YAML files is `config/`; `compose` merges an experiment of it with overrides and gives back
+plain dataclasses, so no OmegaConf object goes further than this file. Nothing here imports torch: the
+Snakefile reads its configuration through this module too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ssm_seq.errors import InputError
+
+
+@dataclass
+class SplitConfig:
+    """How records are divided into train, valid and test.
+
+    by: `column` takes the sample sheet's `split`; `record`, `group` draw whole records or whole groups
+    (strain, speaker) by `fractions` and `seed`; `range` cuts every record at fixed coordinates.
+    ranges: for `range`, entries `split=record:start-end` (0-based, end excluded; record `*` means all).
+    """
+
+    by: str = "column"
+    fractions: dict[str, float] = field(default_factory=lambda: {"train": 0.8, "valid": 0.1, "test": 0.1})
+    ranges: list[str] = field(default_factory=list)
+    seed: int = 0
+
+
+@dataclass
+class StoreConfig:
+    """What goes into one byte store: everything that changes its bytes or its index.
+
+    kind: `fasta`, `reads` or `consensus` (BAM/CRAM), `audio`.
+    reference: FASTA for CRAM, and to compare the alignments and the consensus with.
+    region: samtools notation (1-based, inclusive), for `reads` and `consensus`; none means everything.
+    sample_rate: Hz after resampling; encoding: `mu_law` or `linear`, 8 bit both.
+    """
+
+    name: str = "???"
+    samples: str = "???"
+    kind: str = "fasta"
+    reference: str | None = None
+    region: str | None = None
+    min_mapping_quality: int = 0
+    min_base_quality: int = 0
+    min_depth: int = 1
+    exclude_flags: int = 0xF04  # unmapped, secondary, QC fail, duplicate, supplementary
+    sample_rate: int = 8000
+    encoding: str = "mu_law"
+    split: SplitConfig = field(default_factory=SplitConfig)
+
+
+@dataclass
+class DataConfig:
+    """How a model sees a store.
+
+    window: positions a training example has. reverse_complement: show DNA on a random strand.
+    soft_mask_weight: weight of soft-masked (lower-case) positions in the language-model loss.
+    """
+
+    store: StoreConfig = field(default_factory=StoreConfig)
+    window: int = 1024
+    reverse_complement: bool = False
+    soft_mask_weight: float = 1.0
+
+
+@dataclass
+class TaskConfig:
+    """What is learnt. name: `classify` (a label for a window) or `language_model` (the next byte)."""
+
+    name: str = "classify"
+
+
+@dataclass
+class ModelConfig:
+    """A stack of sequence layers. layer: `mamba` (S6) or `s4d`."""
+
+    layer: str = "mamba"
+    d_model: int = 64
+    n_layers: int = 2
+    d_state: int = 16
+    expand: int = 2
+    d_conv: int = 4
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+    dropout: float = 0.0
+
+
+@dataclass
+class OptimConfig:
+    """The training run. `steps` are optimiser steps of `batch_size * accumulate` windows each.
+
+    ssm_lr: learning rate of the parameters that a layer declares as its state-space parameters.
+    """
+
+    lr: float = 2e-3
+    ssm_lr: float = 1e-3
+    weight_decay: float = 0.01
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
+    warmup_steps: int = 20
+    steps: int = 200
+    min_lr_ratio: float = 0.05
+    batch_size: int = 16
+    accumulate: int = 1
+    clip: float = 1.0
+    log_every: int = 10
+    valid_every: int = 50
+    valid_batches: int = 8
+    checkpoint_every: int = 50
+    seed: int = 0
+    tensorboard: bool = False
+
+
+@dataclass
+class EvaluateConfig:
+    """How a model and its baselines are judged on the test split.
+
+    lengths: window lengths (classification), read in chunks of `chunk` positions with the state carried.
+    max_windows: at most so many windows a length, drawn with `seed`; bootstrap: resamples for intervals.
+    kmer, markov_order: the baselines' sizes.
+    """
+
+    lengths: list[int] = field(default_factory=lambda: [1024])
+    max_windows: int = 400
+    batch_size: int = 16
+    chunk: int = 4096
+    bootstrap: int = 1000
+    kmer: int = 4
+    markov_order: int = 8
+    seed: int = 0
+
+
+@dataclass
+class ScoreConfig:
+    """One pass over whole records in recurrent mode. input: a file; none means no scoring in the workflow."""
+
+    input: str | None = None
+    chunk: int = 8192
+    batch_size: int = 1
+
+
+@dataclass
+class GenerateConfig:
+    """Sampling from a language model. length: samples or bases, 0 means no generation in the workflow.
+
+    prompt_length: positions of a test record that come first (their state is carried on).
+    top_p: sample from the smallest set of bytes that holds this much probability.
+    """
+
+    length: int = 0
+    count: int = 1
+    prompt_length: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass
+class Config:
+    """One experiment. device: `auto` (a GPU where there is one), `cpu`, `cuda`."""
+
+    title: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    device: str = "auto"
+
+
+def compose(overrides: Sequence[str] = (), directory: Path | str = "config") -> Config:
+    """The typed configuration of `config.yaml` in `directory` with Hydra overrides on top.
+
+    Raises:
+        InputError: an unknown key, experiment or a value of the wrong type, with the nearest names.
+    """
+    directory = Path(directory).resolve()
+    if not (directory / "config.yaml").is_file():
+        raise InputError(f"{directory}: no config.yaml here; give the folder of the Hydra tree with --config-dir")
+    ConfigStore.instance().store(name="schema", node=Config)
+    try:
+        with initialize_config_dir(str(directory), version_base="1.3"):
+            composed = hydra_compose("config", overrides=list(overrides))
+        config = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_plain(error, overrides, directory)) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def _plain(error: Exception, overrides: Sequence[str], directory: Path) -> str:
+    """Hydra's error as one sentence with the nearest names that exist."""
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if (directory / key).is_dir():
+            known = sorted(path.stem for path in (directory / key).glob("*.yaml"))
+            if value not in known:
+                return f"{key}={value}: there is no such {key}{_nearest(value, known)}"
+        elif key not in (known := _keys(Config)):
+            return f"{override}: there is no key {key!r}{_nearest(key, known)}"
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"configuration: {first}"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"; nearest: {', '.join(close)}" if close else f"; known: {', '.join(known)}"
+
+
+def _keys(cls: type, prefix: str = "") -> list[str]:
+    names = []
+    for item in fields(cls):
+        names.append(prefix + item.name)
+        if is_dataclass(item.type):
+            names += _keys(item.type, f"{prefix}{item.name}.")
+    return names

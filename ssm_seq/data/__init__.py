@@ -1,0 +1,1 @@
+"""From FASTA, BAM and audio files to byte stores, windows and splits."""

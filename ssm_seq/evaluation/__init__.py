@@ -1,0 +1,1 @@
+"""Metrics with intervals, and the simple baselines that every result stands beside."""

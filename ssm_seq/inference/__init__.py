@@ -1,0 +1,1 @@
+"""Recurrent mode: sequences of any length in constant memory, and generation."""

@@ -1,0 +1,1 @@
+"""Embedding, blocks and head: the models that are trained, saved and streamed."""
