@@ -1,0 +1,95 @@
+"""The console script: `ssm-seq COMMAND [--path options] [Hydra overrides]`. Paths are options, values are overrides."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssm_seq import __version__
+from ssm_seq.errors import InputError
+
+SUMMARIES = {
+    "prepare": "Turn the FASTA, BAM/CRAM or audio files of a sample sheet into a byte store.",
+    "train": "Train a model on a store; killed and started again, it goes on from its last checkpoint.",
+    "evaluate": "Judge a model, or the simple baselines, on the test split of a store.",
+    "score": "Read every record of a file in one recurrent pass, in constant memory.",
+    "generate": "Sample from a language model step by step, as WAV or FASTA.",
+}
+PATHS = {
+    "store": "folder of a byte store (from prepare)",
+    "samples": "sample sheet (TSV: sample, path, label, group, split) instead of the experiment's",
+    "model": "folder of a trained model",
+    "input": "FASTA or audio file to read",
+    "out": "where the result goes; it appears whole or not at all",
+}
+# Which path options a command takes; those with a star may be left out.
+OPTIONS = {
+    "prepare": ["samples*", "out"],
+    "train": ["store", "out"],
+    "evaluate": ["store", "model*", "out"],
+    "score": ["model", "input", "out"],
+    "generate": ["model", "store*", "out"],
+}
+EPILOG = """\
+Values are Hydra overrides of the tree in config/; ssm_seq/config.py says what each means:
+  ssm-seq train --store results/stores/genomes --out results/species experiment=species optim.steps=50
+Bad input ends with one sentence and exit code 2.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line. It imports no command, so that --help answers at once."""
+    top = argparse.ArgumentParser(
+        prog="ssm-seq",
+        description="State-space models on very long sequences: DNA and raw audio, from files to reports.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"ssm-seq {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in SUMMARIES.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides")
+        command.add_argument("--config-dir", type=Path, default="config", metavar="DIR", help="Hydra tree (config)")
+        command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+        for option in OPTIONS[name]:
+            path = option.rstrip("*")
+            command.add_argument(
+                f"--{path}", type=Path, required=path == option, metavar="PATH", help=PATHS[path]
+            )
+        if name == "evaluate":
+            command.add_argument("--baselines", action="store_true", help="the simple baselines instead of a model")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command: 0 when it worked, 2 for bad input, 130 when interrupted."""
+    # Overrides may stand before, between and behind the options; argparse alone takes one run of them.
+    options, more = parser().parse_known_args(arguments)
+    if unknown := [item for item in more if item.startswith("-")]:
+        parser().error(f"unknown option {unknown[0]}; see ssm-seq {options.command} --help")
+    options.overrides += more
+    if options.threads:
+        # Read by OpenMP, MKL and Numba when they start, hence before the command's imports.
+        os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(options.threads)
+    try:
+        importlib.import_module(f"ssm_seq.commands.{options.command}").run(options)
+    except InputError as error:
+        print(f"ssm-seq {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"ssm-seq {options.command}: stopped; run it again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
