@@ -1,0 +1,95 @@
+# Composed experiments, and what each of them has to make.
+
+import dataclasses
+import functools
+import json
+import os
+
+from snakemake.exceptions import WorkflowError
+
+from ssm_seq.config import compose
+from ssm_seq.data.samples import read_samples
+from ssm_seq.errors import InputError
+from ssm_seq.files import only_run_in
+
+RESULTS = config["results"]
+
+# Snakemake takes no time stamp or hash of a package: its own code reaches the jobs as it is installed.
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+
+
+wildcard_constraints:
+    experiment="[A-Za-z0-9_-]+",
+    store="[A-Za-z0-9_-]+",
+
+
+def plainly(function):
+    """Bad input as one sentence instead of a traceback."""
+
+    @functools.wraps(function)
+    def wrapper(*arguments):
+        try:
+            return function(*arguments)
+        except InputError as error:
+            raise WorkflowError(str(error)) from None
+
+    return wrapper
+
+
+@functools.cache
+@plainly
+def experiment_config(name):
+    return compose([f"experiment={name}"])
+
+
+@functools.cache
+def experiment_of_store(store):
+    """A store is described by the listed experiment that names it, else by the experiment of its own name."""
+    for name in config["experiments"] + config["stores"]:
+        if experiment_config(name).data.store.name == store:
+            return name
+    return store
+
+
+def store_config(store):
+    return experiment_config(experiment_of_store(store)).data.store
+
+
+@functools.cache
+@plainly
+def samples_of_store(store):
+    return read_samples(store_config(store).samples)
+
+
+def store_folder(wildcards):
+    return f"{RESULTS}/stores/{experiment_config(wildcards.experiment).data.store.name}"
+
+
+def store_files(wildcards):
+    return [f"{store_folder(wildcards)}/{name}" for name in ("sequence.npy", "index.json")]
+
+
+def values(name, *sections):
+    """The part of an experiment that a rule depends on, as text: when it changes, the rule runs again."""
+    whole = dataclasses.asdict(experiment_config(name))
+    whole["data"]["store"] = whole["data"]["store"]["name"]
+    return json.dumps({section: whole[section] for section in sections}, sort_keys=True)
+
+
+@plainly
+def check_stores():
+    """Two experiments may share a store only if they describe it alike."""
+    for name in config["experiments"] + config["stores"]:
+        ours = experiment_config(name).data.store
+        other = experiment_of_store(ours.name)
+        if ours != store_config(ours.name):
+            raise InputError(f"experiments {other} and {name} describe store {ours.name!r} differently")
+
+
+check_stores()
+
+
+# The lock goes with the process however it ends, so a killed run needs no unlocking (profiles set nolock).
+onstart:
+    workflow.run_lock = only_run_in(RESULTS)
+    workflow.run_lock.__enter__()

@@ -1,0 +1,23 @@
+# A store -> a model. Checkpoints lie in the undeclared folder training/, so that a killed job goes on.
+
+
+rule train:
+    input:
+        store_files,
+    output:
+        weights=f"{RESULTS}/{{experiment}}/model/model.safetensors",
+        config=f"{RESULTS}/{{experiment}}/model/config.json",
+        metrics=f"{RESULTS}/{{experiment}}/metrics.jsonl",
+        run=f"{RESULTS}/{{experiment}}/run.json",
+    params:
+        config=lambda wildcards: values(wildcards.experiment, "data", "task", "model", "optim", "device"),
+        store=store_folder,
+        folder=subpath(output.run, parent=True),
+    threads: 1
+    log:
+        f"{RESULTS}/logs/train/{{experiment}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/{{experiment}}.tsv"
+    shell:
+        "ssm-seq train --store {params.store} --out {params.folder} --threads {threads}"
+        " experiment={wildcards.experiment} > {log} 2>&1"
