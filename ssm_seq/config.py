@@ -15,7 +15,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ssm_seq.errors import InputError
 
@@ -187,7 +187,9 @@ def compose(overrides: Sequence[str] = (), directory: Path | str = "config") -> 
     """
     directory = Path(directory).resolve()
     if not (directory / "config.yaml").is_file():
-        raise InputError(f"{directory}: no config.yaml here; give the folder of the Hydra tree with --config-dir")
+        raise InputError(
+            f"{directory}: no config.yaml here; give the folder of the Hydra tree with --config-dir"
+        )
     ConfigStore.instance().store(name="schema", node=Config)
     try:
         with initialize_config_dir(str(directory), version_base="1.3"):
@@ -209,8 +211,17 @@ def _plain(error: Exception, overrides: Sequence[str], directory: Path) -> str:
                 return f"{key}={value}: there is no such {key}{_nearest(value, known)}"
         elif key not in (known := _keys(Config)):
             return f"{override}: there is no key {key!r}{_nearest(key, known)}"
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"configuration: {first}"
+    # Hydra says where it was, the error of OmegaConf below it what was wrong.
+    where = str(error).strip().splitlines()[0]
+    cause = error.__cause__ or error.__context__
+    if not isinstance(cause, OmegaConfBaseException):
+        return f"configuration: {where}"
+    what = str(cause).strip().splitlines()[0]
+    near = ""
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        section = next((item.name for item in fields(Config) if item.type is cause.object_type), "")
+        near = _nearest(f"{section}.{cause.key}", _keys(Config))
+    return f"configuration: {where.rstrip(':')}: {what}{near}"
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -22,7 +22,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -38,11 +38,11 @@ def whole_directory(path: Path | str) -> Iterator[Path]:
         yield partial
         if path.exists():
             retired = partial.with_suffix(".old")
-            os.replace(path, retired)
-            os.replace(partial, path)
+            path.replace(retired)
+            partial.replace(path)
             shutil.rmtree(retired)
         else:
-            os.replace(partial, path)
+            partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -72,5 +72,7 @@ def only_run_in(directory: Path | str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{directory}: another run is writing here; wait for it or choose another folder") from None
+            raise InputError(
+                f"{directory}: another run is writing here; wait for it or choose another"
+            ) from None
         yield

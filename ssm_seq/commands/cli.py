@@ -1,4 +1,4 @@
-"""The console script: `ssm-seq COMMAND [--path options] [Hydra overrides]`. Paths are options, values are overrides."""
+"""The console script `ssm-seq COMMAND`: paths are options, values are Hydra overrides."""
 
 import argparse
 import importlib
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides")
-        command.add_argument("--config-dir", type=Path, default="config", metavar="DIR", help="Hydra tree (config)")
+        command.add_argument("--config-dir", type=Path, default="config", metavar="DIR", help="Hydra tree")
         command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
         for option in OPTIONS[name]:
             path = option.rstrip("*")
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
                 f"--{path}", type=Path, required=path == option, metavar="PATH", help=PATHS[path]
             )
         if name == "evaluate":
-            command.add_argument("--baselines", action="store_true", help="the simple baselines instead of a model")
+            command.add_argument("--baselines", action="store_true", help="simple baselines, no model")
     return top
 
 
