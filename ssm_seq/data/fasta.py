@@ -33,8 +33,8 @@ def read_fasta(
     The name is the first word of the header. `progress` is told how many bytes of the file were read so far.
 
     Raises:
-        InputError: an empty or truncated file, text before the first header, a header without a name, a name that
-            occurs twice, a record without letters, or one that isn't nucleotides (with position and letter).
+        InputError: an empty or truncated file, text before the first header, a header without a name, a name
+            that occurs twice, a record without letters, or one that isn't nucleotides (position and letter).
     """
     pieces = _pieces(path, _blocks(path, progress))
     header: bytes | None = None

@@ -50,7 +50,7 @@ class Record:
 
 
 class StoreWriter:
-    """Writes a store record by record, in constant memory; the folder appears when the `with` block ends well.
+    """Writes a store record by record in constant memory; the folder appears when its `with` block ends well.
 
     `records` lists what was added; until the block ends its entries may be replaced (to set their ranges).
     `folder` is where other files of the store can be put before it appears.
@@ -94,8 +94,8 @@ class StoreWriter:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise InputError(
-                f"{self.path.parent}: the disk is full after {self.size:,} bytes of the store {self.path.name}; "
-                "nothing was kept"
+                f"{self.path.parent}: the disk is full after {self.size} bytes of store {self.path.name}; "
+                "nothing was kept, so free some space and run it again"
             ) from error
 
     def add(
@@ -110,9 +110,7 @@ class StoreWriter:
     ) -> Record:
         """Append a record. It belongs to `split` as a whole, or to splits by `ranges`, or to none."""
         if name in self._names:
-            raise InputError(
-                f"{source or self.path}: the record name {name!r} occurs twice; names must be unique"
-            )
+            raise InputError(f"{source or self.path}: a record {name!r} is in the store already")
         self._names.add(name)
         start = self.size
         for chunk in chunks:
@@ -192,27 +190,17 @@ class Store:
             version, size, checksum = index["format"], index["size"], index["sha256"]
             letters, sample_rate = alphabet(index["alphabet"]), index["sample_rate"]
         except (FileNotFoundError, NotADirectoryError):
-            raise InputError(
-                f"{path}: this is not a store (no index.json); make one with `ssm-seq prepare`"
-            ) from None
+            raise InputError(f"{path}: not a store (no index.json here); make one with `ssm-seq prepare`")
         except (ValueError, KeyError, TypeError, InputError) as error:
-            raise InputError(
-                f"{index_path}: the index is damaged ({error}); prepare the store again"
-            ) from error
+            raise _damaged(index_path, f"the index can't be read ({error})") from error
         if version != _FORMAT:
-            raise InputError(
-                f"{index_path}: format {version} of the store, expected {_FORMAT}; prepare it again"
-            )
+            raise _damaged(index_path, f"the store has format {version}, expected {_FORMAT}")
         try:
             data = np.load(data_path, mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                f"{data_path}: the array is missing or damaged; prepare the store again"
-            ) from error
+            raise _damaged(data_path, "the array is missing or can't be read") from error
         if data.dtype != np.uint8 or data.shape != (size,):
-            raise InputError(
-                f"{data_path}: {data.shape} {data.dtype} where the index says ({size},) uint8; prepare the store again"
-            )
+            raise _damaged(data_path, f"{data.dtype} {data.shape} where the index says uint8 ({size},)")
         _check_places(index_path, records, size)
         return cls(path, data, records, letters, sample_rate, checksum)
 
@@ -245,9 +233,7 @@ class Store:
         for start in range(0, len(self.data), _BLOCK):
             digest.update(self.data[start : start + _BLOCK])
         if digest.hexdigest() != self.checksum:
-            raise InputError(
-                f"{self.path}: the bytes don't have the checksum of the index; prepare the store again"
-            )
+            raise _damaged(self.path, "the bytes don't have the checksum of the index")
 
 
 def _check_places(index_path: Path, records: list[Record], size: int) -> None:
@@ -256,11 +242,11 @@ def _check_places(index_path: Path, records: list[Record], size: int) -> None:
     for record in records:
         inside = all(0 <= a < b <= record.length and split in SPLITS for a, b, split in record.ranges)
         if record.start != end or not inside:
-            raise InputError(
-                f"{index_path}: record {record.name!r} is not where it should be; prepare the store again"
-            )
+            raise _damaged(index_path, f"record {record.name!r} is not where it should be")
         end += record.length
     if end != size:
-        raise InputError(
-            f"{index_path}: the records have {end} bytes, the array {size}; prepare the store again"
-        )
+        raise _damaged(index_path, f"the records have {end} bytes, the array {size}")
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: {what}; prepare the store again")

@@ -1,6 +1,6 @@
 """Windows of a store: which there are in a split, reading them as ids, and drawing them for training.
 
-One class serves training and evaluation. With `stride=None` windows lie side by side: fixed and deterministic,
+One class serves training and evaluation. Without a stride, windows lie side by side: fixed and deterministic,
 for validation and test. With `stride=1` every position where a window fits starts one: drawn by the sampler,
 they are the random windows of training. Only ranges are kept, never a list of all windows.
 """
@@ -31,9 +31,7 @@ def windows(
         known = ", ".join(store.split_names) or "none"
         raise InputError(f"{store.path}: there is no {split!r} split in this store; it has: {known}")
     if both_strands and not isinstance(store.alphabet, Dna):
-        raise InputError(
-            f"{store.path}: a store of sound has no reverse complement; turn reverse_complement off"
-        )
+        raise InputError(f"{store.path}: a store of sound has no reverse complement")
     stride = stride or length
     spans = [
         (number, start, (end - start - length) // stride + 1)
@@ -47,7 +45,7 @@ def windows(
 class Windows:
     """Windows numbered 0..len-1 in the order of records and positions; made by `windows`.
 
-    No window crosses the end of a range, so none belongs to two splits; a range shorter than `length` has none.
+    No window crosses the end of a range, so none belongs to two splits; too short a range has none.
     spans: (ranges, 3) int64: record number, start in the record, number of windows from there.
     """
 
@@ -67,11 +65,9 @@ class Windows:
         return int(self._first[-1])
 
     @property
-    def range_classes(self) -> list[tuple[int, int, int]]:
-        """(class, first window, windows) of each range, on the forward strand."""
-        return list(
-            zip(self._label.tolist(), self._first[:-1].tolist(), np.diff(self._first).tolist(), strict=True)
-        )
+    def range_classes(self) -> Indices:
+        """Class, first window and windows of each range on the forward strand, (ranges, 3) int64."""
+        return np.stack([self._label, self._first[:-1], np.diff(self._first)], axis=1)
 
     def sample(self, maximum: int, seed: int) -> Indices:
         """At most `maximum` different windows, (n,) int64 in ascending order; the same for the same seed."""
@@ -80,7 +76,7 @@ class Windows:
         return np.sort(np.random.default_rng(seed).choice(len(self), maximum, replace=False))
 
     def places(self, indices: Indices) -> tuple[Indices, Indices]:
-        """(record number, start in the record) of windows, (n,) int64 each; positions are the forward strand's."""
+        """Record number and start in the record (on the forward strand) of windows, (n,) int64 each."""
         span, offset = self._locate(indices)
         return self._record[span], self._start[span] + offset
 
@@ -90,17 +86,17 @@ class Windows:
 
     @property
     def record(self) -> Indices:
-        """The record number of every window, (len,) int64. With stride 1, ask `places` for a few instead."""
+        """The record number of every window, (len,) int64. With stride 1, ask `places` for a few."""
         return self.places(np.arange(len(self)))[0]
 
     @property
     def start(self) -> Indices:
-        """Where in its record every window starts, (len,) int64. With stride 1, ask `places` for a few instead."""
+        """Where in its record every window starts, (len,) int64. With stride 1, ask `places` for a few."""
         return self.places(np.arange(len(self)))[1]
 
     @property
     def labels(self) -> Indices:
-        """The class of every window, (len,) int64. With stride 1, ask `labels_of` for a few instead."""
+        """The class of every window, (len,) int64. With stride 1, ask `labels_of` for a few."""
         return self.labels_of(np.arange(len(self)))
 
     def read(self, indices: Indices) -> NDArray[np.uint8]:
@@ -112,7 +108,7 @@ class Windows:
         return ids
 
     def weights(self, indices: Indices, soft_mask_weight: float) -> NDArray[np.float32]:
-        """The weight of each position in a loss, (n, length) float32: 1, or `soft_mask_weight` where soft-masked."""
+        """Each position's weight in a loss, (n, length) float32: 1, or `soft_mask_weight` if soft-masked."""
         masked = self.store.alphabet.soft_masked(self._bytes(indices))
         if self.both_strands:
             back = self._is_reversed(indices)
@@ -146,12 +142,10 @@ class WindowSampler:
 
     def __init__(self, windows: Windows, batch_size: int, seed: int, balanced: bool = False) -> None:
         if not len(windows):
-            raise InputError(
-                f"{windows.store.path}: no range of the split is as long as a window of {windows.length} positions"
-            )
+            raise InputError(f"{windows.store.path}: nothing in the split is {windows.length} positions long")
         self.windows, self.batch_size = windows, batch_size
         self._random = np.random.default_rng(seed)
-        label, first, counts = np.array(windows.range_classes, np.int64).T
+        label, first, counts = windows.range_classes.T
         if not balanced:
             label = np.zeros_like(label)
         # Ranges sorted by label: the windows of one label have neighbouring ranks.
