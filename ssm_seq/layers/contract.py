@@ -1,0 +1,49 @@
+"""What every sequence layer is: one map in three forms, with its state in plain sight.
+
+The law that every layer is tested against: a whole sequence at once = the same sequence in any chunks with
+the state carried = step by step; the same outputs and the same final state.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+State = TypeVar("State", bound=tuple)
+
+
+class SequenceLayer(nn.Module, ABC, Generic[State]):
+    """A causal map of sequences. Its state is a NamedTuple of tensors whose first dimension is the batch.
+
+    States are float32 (or its complex kin) at least, whatever the precision of x.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Map a chunk x (batch, length >= 1, d_model) that follows `state`; the start of a sequence if None.
+
+        Returns:
+            y like x, and the state after the chunk.
+        """
+
+    @abstractmethod
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map one position x_t (batch, d_model); returns y_t and the state after it."""
+
+    @abstractmethod
+    def initial_state(
+        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """The state before the first position; device and (real) dtype are the parameters' if None."""
+
+    @abstractmethod
+    def ssm_parameters(self) -> list[nn.Parameter]:
+        """The parameters with a learning rate of their own and no weight decay."""
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """The same (nested) state with `function` applied to every tensor, such as `Tensor.detach`."""
+    parts = [function(part) if isinstance(part, Tensor) else map_state(function, part) for part in state]
+    return type(state)._make(parts) if hasattr(state, "_fields") else type(state)(parts)

@@ -1,0 +1,109 @@
+"""The Mamba block (Gu & Dao 2023, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces")."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssm_seq.kernels import causal_conv1d, selective_scan
+from ssm_seq.layers.contract import SequenceLayer
+
+
+class MambaState(NamedTuple):
+    """conv: the last d_conv - 1 inputs of the convolution, (batch, d_conv - 1, d_inner).
+    ssm: the state of the recurrence, (batch, d_inner, d_state)."""
+
+    conv: Tensor
+    ssm: Tensor
+
+
+class Mamba(SequenceLayer[MambaState]):
+    """Gate * selective SSM of a short convolution, between two projections.
+
+    Figure 3 of the paper. Names, shapes and initial values of the parameters are those of the authors'
+    `mamba_ssm.Mamba`.
+    d_inner = expand * d_model; delta comes from a bottleneck of dt_rank = ceil(d_model / 16).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+    ) -> None:
+        super().__init__()
+        self.d_state, self.dt_rank = d_state, math.ceil(d_model / 16)
+        d_inner = expand * d_model
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.conv1d = nn.Conv1d(
+            d_inner, d_inner, d_conv, groups=d_inner
+        )  # holds weights; the kernel convolves
+        self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, d_inner)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, d_state + 1)).repeat(d_inner, 1))
+        self.D = nn.Parameter(torch.ones(d_inner))
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+
+        # Section 3.6 and appendix: softplus(bias) is log-uniform in [dt_min, dt_max].
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        dt = torch.exp(torch.empty(d_inner).uniform_(math.log(dt_min), math.log(dt_max)))
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+
+    def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u, conv = causal_conv1d(
+            u,
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
+            activation="silu",
+            initial_state=None if state is None else state.conv,
+        )
+        delta, B, C = self._selected(u)
+        y, ssm = selective_scan(
+            u,
+            delta,
+            -torch.exp(self.A_log),
+            B,
+            C,
+            self.D,
+            z=z,
+            delta_bias=self.dt_proj.bias,
+            delta_softplus=True,
+            initial_state=None if state is None else state.ssm,
+        )
+        return self.out_proj(y), MambaState(conv.to(ssm.dtype), ssm)
+
+    def step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
+        u, z = self.in_proj(x_t).chunk(2, dim=-1)
+        recent = torch.cat([state.conv.to(u.dtype), u[:, None]], dim=1)
+        weight = self.conv1d.weight[:, 0].to(u.dtype)
+        u = F.silu(torch.einsum("bkd,dk->bd", recent, weight) + self.conv1d.bias)
+        delta, B, C = self._selected(u)
+        delta = F.softplus(delta + self.dt_proj.bias)[..., None]
+        ssm = torch.exp(-delta * torch.exp(self.A_log)) * state.ssm + delta * u[..., None] * B[:, None]
+        y = ((ssm * C[:, None]).sum(-1) + self.D * u) * F.silu(z)
+        return self.out_proj(y), MambaState(recent[:, 1:].to(ssm.dtype), ssm)
+
+    def _selected(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What depends on the input (algorithm 2): delta before its bias and softplus, B and C."""
+        delta, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return F.linear(delta, self.dt_proj.weight), B, C
+
+    def initial_state(
+        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> MambaState:
+        d_inner, _, d_conv = self.conv1d.weight.shape
+        device, dtype = device or self.D.device, dtype or self.D.dtype
+        return MambaState(
+            torch.zeros(batch, d_conv - 1, d_inner, device=device, dtype=dtype),
+            torch.zeros(batch, d_inner, self.d_state, device=device, dtype=dtype),
+        )
+
+    def ssm_parameters(self) -> list[nn.Parameter]:
+        return [self.A_log, self.D, self.dt_proj.bias]

@@ -1,0 +1,79 @@
+"""The part that all models share: embedding -> [RMSNorm -> layer -> + residual] x n -> RMSNorm."""
+
+from torch import Tensor, nn
+
+from ssm_seq.config import ModelConfig
+from ssm_seq.errors import InputError
+from ssm_seq.layers import S4D, Mamba, SequenceLayer
+
+
+def sequence_layer(config: ModelConfig) -> SequenceLayer:
+    """The layer that `config.layer` names.
+
+    Raises:
+        InputError: a layer or a size that doesn't exist.
+    """
+    for name in ("d_model", "n_layers", "d_state", "expand", "d_conv"):
+        if getattr(config, name) < 1:
+            raise InputError(f"model.{name}={getattr(config, name)}: expected a positive whole number")
+    if not 0 < config.dt_min <= config.dt_max:
+        raise InputError(
+            f"model.dt_min={config.dt_min}, model.dt_max={config.dt_max}: expected 0 < dt_min <= dt_max"
+        )
+    match config.layer:
+        case "mamba":
+            return Mamba(
+                config.d_model, config.d_state, config.d_conv, config.expand, config.dt_min, config.dt_max
+            )
+        case "s4d":
+            if config.d_state % 2:
+                raise InputError(
+                    f"model.d_state={config.d_state}: s4d's states come in pairs, expected an even number"
+                )
+            return S4D(config.d_model, config.d_state, config.dt_min, config.dt_max)
+    raise InputError(f"model.layer={config.layer}: there is no such layer; known: mamba, s4d")
+
+
+class Block(nn.Module):
+    """x + dropout(layer(norm(x)))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
+        self.layer = sequence_layer(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
+        y, state = self.layer(self.norm(x), state)
+        return x + self.dropout(y), state
+
+    def step(self, x_t: Tensor, state: tuple) -> tuple[Tensor, tuple]:
+        y_t, state = self.layer.step(self.norm(x_t), state)
+        return x_t + self.dropout(y_t), state
+
+
+class Backbone(nn.Module):
+    """Token ids to hidden vectors. Its state is the tuple of its layers' states."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    def forward(self, ids: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
+        """ids (batch, length) of any integer type -> (batch, length, d_model), state."""
+        x, states = self.embedding(ids.long()), []
+        for i, block in enumerate(self.blocks):
+            x, after = block(x, None if state is None else state[i])
+            states.append(after)
+        return self.norm(x), tuple(states)
+
+    def step(self, ids: Tensor, state: tuple) -> tuple[Tensor, tuple]:
+        """ids (batch,) -> (batch, d_model), state."""
+        x_t, states = self.embedding(ids.long()), []
+        for block, before in zip(self.blocks, state, strict=True):
+            x_t, after = block.step(x_t, before)
+            states.append(after)
+        return self.norm(x_t), tuple(states)

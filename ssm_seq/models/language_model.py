@@ -1,0 +1,36 @@
+"""The next byte from all bytes before it."""
+
+import torch
+from torch import Tensor, nn
+
+from ssm_seq.config import ModelConfig
+from ssm_seq.models.model import Model
+
+
+class LanguageModel(Model):
+    """Logits at position t are for the id at t + 1.
+
+    The head has weights of its own: with 256 tokens at most, tying it to the embedding saves next to nothing.
+    """
+
+    kind = "language_model"
+
+    def __init__(
+        self, config: ModelConfig, vocab_size: int, alphabet: str, sample_rate: int | None = None
+    ) -> None:
+        super().__init__(config, vocab_size, alphabet, sample_rate)
+        self.head = nn.Linear(config.d_model, vocab_size, bias=False)
+
+    def forward(self, ids: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
+        """ids (batch, length) -> logits (batch, length, vocab_size), float32 even under autocast, state."""
+        hidden, state = self.backbone(ids, state)
+        return self._logits(hidden), state
+
+    def step(self, ids: Tensor, state: tuple) -> tuple[Tensor, tuple]:
+        """ids (batch,) -> logits (batch, vocab_size), state."""
+        hidden, state = self.backbone.step(ids, state)
+        return self._logits(hidden), state
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits = self.head(hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
