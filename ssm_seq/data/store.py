@@ -56,7 +56,8 @@ class StoreWriter:
     `folder` is where other files of the store can be put before it appears.
 
     Raises:
-        InputError: two records of one name, an empty record, no record at all, or a full disk.
+        InputError: two records of one name, an empty record, no record at all, a full disk, or another
+            folder of that name, which is not a store.
     """
 
     def __init__(self, path: Path | str, alphabet_name: str, sample_rate: int | None = None) -> None:
@@ -80,6 +81,10 @@ class StoreWriter:
 
     @contextmanager
     def _write(self) -> Iterator[None]:
+        if self.path.is_dir() and not (self.path / "index.json").exists():
+            # The store will take the place of this folder: never of one that holds something else.
+            for item in self.path.glob("[!.]*"):
+                raise InputError(f"{self.path}: holds {item.name} and is not a store; choose another folder")
         try:
             with whole_directory(self.path) as self.folder:
                 with (self.folder / "sequence.npy").open("wb") as self._file:
@@ -190,7 +195,7 @@ class Store:
             version, size, checksum = index["format"], index["size"], index["sha256"]
             letters, sample_rate = alphabet(index["alphabet"]), index["sample_rate"]
         except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"{path}: not a store (no index.json here); make one with `ssm-seq prepare`")
+            raise InputError(f"{path}: no store here (no index.json); `ssm-seq prepare` makes one") from None
         except (ValueError, KeyError, TypeError, InputError) as error:
             raise _damaged(index_path, f"the index can't be read ({error})") from error
         if version != _FORMAT:
