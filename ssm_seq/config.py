@@ -166,9 +166,13 @@ class GenerateConfig:
 
 @dataclass
 class Config:
-    """One experiment. device: `auto` (a GPU where there is one), `cpu`, `cuda`."""
+    """One experiment. device: `auto` (a GPU where there is one), `cpu`, `cuda`.
+
+    title, remark: what its page in the report is called, and what a reader should bear in mind.
+    """
 
     title: str = ""
+    remark: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

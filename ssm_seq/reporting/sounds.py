@@ -1,0 +1,115 @@
+"""Sounds of a report: what was recorded, what was made up, as pictures and as WAV."""
+
+import base64
+import io
+import wave
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+from scipy.signal import spectrogram
+
+from ssm_seq.data.store import Store
+from ssm_seq.errors import InputError
+from ssm_seq.reporting.style import COLOURS, blank
+
+_FRAME = 256  # samples: 32 ms at 8 kHz
+_HOP = 64
+_RANGE = 70  # dB shown below the loudest point
+_BINS = 240  # of a waveform's envelope
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """samples: (length,) float32 in [-1, 1]; rate in Hz; origin says where it comes from."""
+
+    title: str
+    origin: str
+    samples: NDArray[np.float32]
+    rate: int
+
+    @property
+    def data_uri(self) -> str:
+        """A 16-bit mono WAV as an address that holds its own bytes."""
+        buffer = io.BytesIO()
+        with wave.open(buffer, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(self.rate)
+            file.writeframes(np.round(np.clip(self.samples, -1, 1) * 32767).astype("<i2").tobytes())
+        return f"data:audio/wav;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def read_sound(path: Path, title: str) -> Sound:
+    """A mono audio file.
+
+    Raises:
+        InputError: not an audio file.
+    """
+    try:
+        samples, rate = soundfile.read(path, dtype="float32")
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise InputError(f"{path}: this is not an audio file ({error})") from error
+    return Sound(title, path.name, samples, rate)
+
+
+def recordings(store: Store, seconds: float, one_per_label: bool, at_most: int = 5) -> list[Sound]:
+    """Openings of test recordings of at least `seconds` (or the longest there is): one, or one a label."""
+    assert store.sample_rate is not None
+    wanted = round(seconds * store.sample_rate)
+    found: list[Sound] = []
+    for label in store.labels if one_per_label else [None]:
+        records = [
+            record
+            for record in store.records
+            if any(span.split == "test" for span in record.ranges) and label in (None, record.label)
+        ]
+        if not records:
+            continue
+        record = next((record for record in records if record.length >= wanted), None)
+        record = record or max(records, key=lambda record: record.length)
+        start = next(span.start for span in record.ranges if span.split == "test")
+        samples = store.alphabet.decode_waveform(np.asarray(store.bytes(record)[start : start + wanted]))
+        found.append(Sound(label or "recorded", record.name, samples, store.sample_rate))
+    return found[:at_most]
+
+
+def sound_pictures(sounds: Sequence[Sound]) -> Figure:
+    """Side by side, the waveform above the spectrogram (dB below the loudest of all, one scale)."""
+    figure = blank(3.3 if len(sounds) < 4 else 2.9)
+    panels = figure.subplots(
+        2, len(sounds), squeeze=False, sharex=True, sharey="row", height_ratios=[1, 2.6]
+    )  # fmt: skip
+    power = [_decibel(sound) for sound in sounds]
+    loudest = max(image.max() for image in power)
+    peak = max(float(np.abs(sound.samples).max()) for sound in sounds)
+    for sound, image, waveform, picture in zip(sounds, power, *panels, strict=True):
+        seconds = len(sound.samples) / sound.rate
+        edges = np.linspace(0, len(sound.samples), min(_BINS, len(sound.samples)) + 1).astype(int)[:-1]
+        times = np.linspace(0, seconds, len(edges))
+        low, high = np.minimum.reduceat(sound.samples, edges), np.maximum.reduceat(sound.samples, edges)
+        waveform.fill_between(times, low, high, color=COLOURS[0], linewidth=0.4)
+        waveform.set(title=sound.title, ylim=(-1.05 * peak, 1.05 * peak))
+        waveform.set_axis_off()
+        picture.imshow(
+            image, origin="lower", aspect="auto", interpolation="none", cmap="magma",
+            vmin=loudest - _RANGE, vmax=loudest, extent=(0, seconds, 0, sound.rate / 2000),
+        )  # fmt: skip
+        picture.xaxis.set_major_locator(MaxNLocator(4))
+        picture.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        picture.set_xlabel("seconds")
+    panels[1, 0].set_ylabel("kHz")
+    return figure
+
+
+def _decibel(sound: Sound) -> NDArray[np.float32]:
+    frame = min(_FRAME, len(sound.samples))
+    _, _, power = spectrogram(
+        sound.samples, sound.rate, window="hann", nperseg=frame, noverlap=max(frame - _HOP, 0), detrend=False
+    )
+    return 10 * np.log10(power + 1e-12)
