@@ -37,7 +37,7 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> Lan
             )
     if unexpected := sorted(tensors.keys() - model.state_dict().keys()):
         raise InputError(f"{path}: tensor {unexpected[0]} has no place in the model of {DESCRIPTION}")
-    model.load_state_dict(tensors, assign=False)
+    model.load_state_dict(tensors)
     return model.to(device).eval()
 
 
