@@ -141,11 +141,13 @@ class EvaluateConfig:
 
 @dataclass
 class ScoreConfig:
-    """One pass over whole records in recurrent mode. input: a file; none means no scoring in the workflow."""
+    """One pass over whole records in recurrent mode, `chunk` positions at a time.
+
+    input: a file; none means no scoring in the workflow.
+    """
 
     input: str | None = None
     chunk: int = 8192
-    batch_size: int = 1
 
 
 @dataclass

@@ -1,0 +1,101 @@
+"""The workflow on a user's own data: it runs, reruns only what depends on a change, and survives a kill."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+PAGE = "results/mine/page.html"
+
+
+def test_the_default_target_is_the_whole_demo(project):
+    rules = project.planned()
+    assert {"prepare", "train", "evaluate", "baselines", "score", "generate", "summary"} <= rules
+    assert not rules & {"demo_data", "source"}
+
+
+@pytest.mark.slow
+def test_own_data_run_and_only_what_depends_on_a_change_runs_again(project):
+    code, output = project.snakemake(PAGE)
+    assert code == 0, output
+    assert (project.folder / PAGE).stat().st_size > 10_000
+    accuracy = json.loads((project.folder / "results/mine/evaluation.json").read_text())["results"]
+    assert [result["length"] for result in accuracy] == [256, 1024]
+    assert project.planned(PAGE) == set()
+
+    mine = "config/experiment/mine.yaml"
+    changes = [
+        ("title: My species", "title: Our species", set()),
+        ("lengths: [256, 1024]", "lengths: [256, 512]", {"evaluate", "baselines"}),
+        ("steps: 12", "steps: 13", {"train", "evaluate"}),
+        ("fractions: {train: 0.4", "seed: 1, fractions: {train: 0.4", {"prepare", "train", "evaluate", "baselines"}),
+    ]
+    for old, new, expected in changes:
+        project.edit(mine, old, new)
+        assert project.planned(PAGE) == expected | {"page"}, new
+        project.edit(mine, new, old)
+    assert project.planned(PAGE) == set()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_weights(project):
+    weights = project.folder / "results/mine/model/model.safetensors"
+    process = project.start(str(weights.relative_to(project.folder)))
+    deadline = time.monotonic() + 120
+    while not list(project.folder.glob("results/mine/training/**/*.safetensors")):
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not weights.exists()
+
+    code, output = project.snakemake(str(weights.relative_to(project.folder)))
+    assert code == 0, output
+    resumed = weights.read_bytes()
+    steps = [json.loads(line)["step"] for line in (weights.parents[1] / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 12
+
+    code, output = project.snakemake("--forcerun", "train", str(weights.relative_to(project.folder)))
+    assert code == 0, output
+    assert weights.read_bytes() == resumed
+
+
+def test_two_runs_in_one_results_folder(project):
+    first = project.start("results/mine/model/model.safetensors")
+    deadline = time.monotonic() + 60
+    while not (project.folder / "results/.lock").exists():
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    code, output = project.snakemake("results/stores/mine/index.json")
+    assert code != 0
+    assert "another run is writing here" in output
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+
+
+@pytest.mark.parametrize(
+    "file, old, new, expected",
+    [
+        ("my_samples.tsv", "my_data/a_strain1.fa", "my_data/missing.fa", "missing.fa"),
+        ("my_samples.tsv", "label", "lable", "nearest: label"),
+        ("config/experiment/mine.yaml", "optim:", "optimm:", "nearest: optim"),
+        ("config/workflow.yaml", "experiments:", "experimetns:", "experimetns"),
+        ("config/workflow.yaml", "[species,", "[spcies,", "nearest: species"),
+    ],
+)
+def test_bad_configuration_is_said_plainly(project, file, old, new, expected):
+    project.edit(file, old, new)
+    code, output = project.snakemake("--dry-run", PAGE)
+    assert code != 0
+    assert expected in output
+    assert "Traceback" not in output
+    assert not (project.folder / "results").exists()
+
+
+@pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
+def test_cluster_profiles_are_understood(project, profile):
+    more = ["--default-storage-prefix", "s3://bucket/prefix"] if profile == "kubernetes" else []
+    code, output = project.snakemake("--dry-run", "--workflow-profile", f"workflows/profiles/{profile}", *more, PAGE)
+    assert code == 0, output
