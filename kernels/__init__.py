@@ -1,10 +1,10 @@
 """Kernels of state-space models, each beside its plain definition. Channels-last: (batch, length, channels).
 
-    selective_scan   the S6 recurrence (Mamba, Gu & Dao 2023, algorithm 2)
-    causal_conv1d    the short depthwise convolution before it
+selective_scan, selective_step       the S6 recurrence (Mamba, Gu & Dao 2023, algorithm 2), whole or one step
+causal_conv1d, causal_conv1d_step    the short depthwise convolution before it, whole or one step
 """
 
-from ssm_seq.kernels.causal_conv1d import causal_conv1d
-from ssm_seq.kernels.selective_scan import selective_scan
+from ssm_seq.kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
+from ssm_seq.kernels.selective_scan import selective_scan, selective_step
 
-__all__ = ["causal_conv1d", "selective_scan"]
+__all__ = ["causal_conv1d", "causal_conv1d_step", "selective_scan", "selective_step"]

@@ -1,0 +1,103 @@
+"""The causal convolution as an operator of PyTorch: checks, device dispatch, gradients."""
+
+import torch
+from torch import Tensor
+
+from ssm_seq.kernels.causal_conv1d import cpu
+from ssm_seq.kernels.checks import expect, expect_axes
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """y_t = bias + sum_k weight[:, k] x_(t - width + 1 + k), then silu if asked.
+
+    Differentiable once in every tensor, initial and final state included.
+
+    Args:
+        x: (batch, length, channels).
+        weight: (channels, width).
+        bias: (channels,).
+        activation: None or "silu".
+        initial_state: the last width - 1 inputs before x, (batch, width - 1, channels), zeros if None.
+
+    Returns:
+        y like x, and the last width - 1 inputs, (batch, width - 1, channels).
+
+    Raises:
+        ValueError: a shape, dtype, device or activation that does not fit, with the argument's name.
+    """
+    batch, _, channels = expect_axes("x", x, "batch, length, channels")
+    width = expect_axes("weight", weight, "channels, width")[1]
+    expect("weight", weight, "channels, width", (channels, width), x)
+    expect("bias", bias, "channels", (channels,), x)
+    expect("initial_state", initial_state, "batch, width - 1, channels", (batch, width - 1, channels), x)
+    if activation not in (None, "silu"):
+        raise ValueError(f"activation is {activation!r}, expected None or 'silu'")
+    return _conv(x, weight, bias, activation == "silu", initial_state)
+
+
+@torch.library.custom_op("ssm_seq::causal_conv1d", mutates_args=(), device_types="cpu")
+def _conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, initial_state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return cpu.forward(x, weight, bias, silu, initial_state)
+
+
+@_conv.register_fake
+def _(x, weight, bias, silu, initial_state):
+    batch, _, channels = x.shape
+    final_state = x.new_empty((batch, weight.shape[1] - 1, channels))
+    return torch.empty_like(x, memory_format=torch.contiguous_format), final_state
+
+
+@torch.library.custom_op("ssm_seq::causal_conv1d_backward", mutates_args=(), device_types="cpu")
+def _conv_backward(
+    dy: Tensor,
+    dfinal: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    silu: bool,
+    initial_state: Tensor | None,
+) -> list[Tensor]:
+    gradients = cpu.backward(dy, dfinal, x, weight, bias, silu, initial_state)
+    return [
+        gradient.new_empty(0) if tensor is None else gradient.to(tensor.dtype)
+        for gradient, tensor in zip(gradients, (x, weight, bias, initial_state), strict=True)
+    ]
+
+
+@_conv_backward.register_fake
+def _(dy, dfinal, x, weight, bias, silu, initial_state):
+    return [
+        x.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
+        for tensor in (x, weight, bias, initial_state)
+    ]
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    x, weight, bias, ctx.silu, initial_state = inputs
+    ctx.save_for_backward(x, weight, bias, initial_state)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx, dy, dfinal):
+    x, weight, bias, initial_state = ctx.saved_tensors
+    dy = torch.zeros_like(x) if dy is None else dy
+    dx, dweight, dbias, dstart = (
+        None if tensor is None else gradient
+        for gradient, tensor in zip(
+            _conv_backward(dy, dfinal, x, weight, bias, ctx.silu, initial_state),
+            (x, weight, bias, initial_state),
+            strict=True,
+        )
+    )
+    return dx, dweight, dbias, None, dstart
+
+
+_conv.register_autograd(_gradients, setup_context=_setup_context)

@@ -1,0 +1,1 @@
+"""What the CPU kernels share: vectors in compiled code, and threads."""
