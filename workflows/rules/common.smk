@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-import os
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -14,8 +14,8 @@ from ssm_seq.files import only_run_in
 
 RESULTS = config["results"]
 
-# Snakemake takes no time stamp or hash of a package: its own code reaches the jobs as it is installed.
-os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+# Jobs find `ssm-seq` and `python` beside the Snakemake that started them, whatever is activated.
+shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
 
 
 wildcard_constraints:
@@ -70,10 +70,23 @@ def store_files(wildcards):
 
 
 def values(name, *sections):
-    """The part of an experiment that a rule depends on, as text: when it changes, the rule runs again."""
+    """Sections of an experiment as text, for params: a job runs again when they change."""
     whole = dataclasses.asdict(experiment_config(name))
     whole["data"]["store"] = whole["data"]["store"]["name"]
     return json.dumps({section: whole[section] for section in sections}, sort_keys=True)
+
+
+def page_inputs(wildcards):
+    """What the page of an experiment is made from: its store, and whatever the experiment makes of it."""
+    name = wildcards.experiment
+    files = [*store_files(wildcards), f"{store_folder(wildcards)}/summary.json"]
+    if name in config["stores"]:
+        return files
+    experiment = experiment_config(name)
+    made = ["run.json", "metrics.jsonl", "evaluation.json", "baselines.json"]
+    made += ["score.json"] if experiment.score.input else []
+    made += ["generated"] if experiment.generate.length else []
+    return files + [f"{RESULTS}/{name}/{file}" for file in made]
 
 
 @plainly

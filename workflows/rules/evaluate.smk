@@ -8,15 +8,15 @@ rule evaluate:
         config=rules.train.output.config,
     output:
         f"{RESULTS}/{{experiment}}/evaluation.json",
-    params:
-        config=lambda wildcards: values(wildcards.experiment, "data", "task", "evaluate", "device"),
-        store=store_folder,
-        model=subpath(input.weights, parent=True),
-    threads: 1
     log:
         f"{RESULTS}/logs/evaluate/{{experiment}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate/{{experiment}}.tsv"
+    threads: 1
+    params:
+        config=lambda wildcards: values(wildcards.experiment, "data", "task", "evaluate", "device"),
+        store=store_folder,
+        model=subpath(input.weights, parent=True),
     shell:
         "ssm-seq evaluate --store {params.store} --model {params.model} --out {output} --threads {threads}"
         " experiment={wildcards.experiment} > {log} 2>&1"
@@ -27,14 +27,14 @@ rule baselines:
         store_files,
     output:
         f"{RESULTS}/{{experiment}}/baselines.json",
-    params:
-        config=lambda wildcards: values(wildcards.experiment, "data", "task", "evaluate"),
-        store=store_folder,
-    threads: 1
     log:
         f"{RESULTS}/logs/baselines/{{experiment}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/baselines/{{experiment}}.tsv"
+    threads: 1
+    params:
+        config=lambda wildcards: values(wildcards.experiment, "data", "task", "evaluate"),
+        store=store_folder,
     shell:
         "ssm-seq evaluate --baselines --store {params.store} --out {output} --threads {threads}"
         " experiment={wildcards.experiment} > {log} 2>&1"

@@ -9,15 +9,15 @@ rule train:
         config=f"{RESULTS}/{{experiment}}/model/config.json",
         metrics=f"{RESULTS}/{{experiment}}/metrics.jsonl",
         run=f"{RESULTS}/{{experiment}}/run.json",
-    params:
-        config=lambda wildcards: values(wildcards.experiment, "data", "task", "model", "optim", "device"),
-        store=store_folder,
-        folder=subpath(output.run, parent=True),
-    threads: 1
     log:
         f"{RESULTS}/logs/train/{{experiment}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{{experiment}}.tsv"
+    threads: 1
+    params:
+        config=lambda wildcards: values(wildcards.experiment, "data", "task", "model", "optim", "device"),
+        store=store_folder,
+        folder=subpath(output.run, parent=True),
     shell:
         "ssm-seq train --store {params.store} --out {params.folder} --threads {threads}"
         " experiment={wildcards.experiment} > {log} 2>&1"
