@@ -16,6 +16,7 @@ from ssm_seq.data.alphabet import DNA_LETTERS
 from ssm_seq.errors import InputError
 
 _BLOCK = 1 << 20
+_LONGEST_HEADER = 1 << 20
 _SPACE = b" \t\r\n"
 _BASES = b"ACGTUNacgtun"
 _AMBIGUOUS = DNA_LETTERS + DNA_LETTERS.lower()
@@ -118,8 +119,10 @@ def _pieces(path: Path | str, blocks: Iterator[bytes]) -> Iterator[tuple[bool, b
                 end = block.find(b"\n", position)
                 stop = len(block) if end < 0 else end
                 header += block[position:stop]
-                if len(header) > _BLOCK:
-                    raise InputError(f"{path}: a header is longer than {_BLOCK} bytes; expected FASTA")
+                if len(header) > _LONGEST_HEADER:
+                    raise InputError(
+                        f"{path}: a header is longer than {_LONGEST_HEADER} bytes; expected FASTA"
+                    )
                 position = stop + 1
                 if end >= 0:
                     yield True, header
