@@ -14,6 +14,7 @@ What is asked for appears at its destination whole and verified, or not at all.
 """
 
 import argparse
+import lzma
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -64,7 +66,7 @@ def read_sources(file: Path | str = SOURCES) -> dict[str, Source]:
     """The entries of a sources file by name.
 
     Raises:
-        InputError: the file is missing, is not YAML, or an entry doesn't say exactly one origin in known keys.
+        InputError: the file is missing or no YAML, or an entry doesn't say exactly one origin in known keys.
     """
     file = Path(file)
     try:
@@ -124,9 +126,10 @@ def fetch(name: str, destination: Path | str, sources_file: Path | str = SOURCES
                 with whole_file(destination) as partial:
                     shutil.copyfile(file, partial)
             else:
-                os.replace(file, destination)
+                file.replace(destination)
     except OSError as error:
-        raise InputError(f"source {name}: {error.filename or destination}: {error.strerror or error}") from error
+        where = error.filename or destination
+        raise InputError(f"source {name}: {where}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -228,8 +231,14 @@ def _program(source: Source, name: str) -> str:
 
 
 def _apt_get(source: Source, folder: Path) -> Path:
-    command = [_program(source, "apt-get"), "download", "--quiet", "--option=Acquire::Retries=3", source.debian]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"})
+    apt_get = _program(source, "apt-get")
+    done = subprocess.run(
+        [apt_get, "download", "--quiet", "--option=Acquire::Retries=3", source.debian],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"LC_ALL": "C"},
+    )
     packages = list(folder.glob("*.deb"))
     if done.returncode or len(packages) != 1:
         reasons = [line[3:] for line in done.stderr.splitlines() if line.startswith("E: ")]
@@ -267,7 +276,7 @@ def _extract(source: Source, archive: Path, destination: Path) -> None:
                         _write(source, member, partial)
                     return
             raise InputError(f"source {source.name}: the archive has no member {source.member}")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise InputError(f"source {source.name}: not a whole tar, zip or Debian archive ({error})") from error
 
 
@@ -299,16 +308,22 @@ def _write(source: Source, member: _Member, target: Path) -> None:
 
 
 def _members(source: Source, archive: Path) -> Iterator[_Member]:
-    """All members but folders, in the archive's order; a member's content is read before the next is asked."""
+    """All members but folders, in the archive's order; read a member before asking for the next."""
     with archive.open("rb") as file:
         magic = file.read(8)
     if magic.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         yield from _zip_members(archive)
     elif magic == b"!<arch>\n":
         command = [_program(source, "dpkg-deb"), "--fsys-tarfile", str(archive)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
-                yield from _tar_members(tar)
+        with (
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+            tarfile.open(fileobj=process.stdout, mode="r|") as tar,
+        ):
+            yield from _tar_members(tar)
+            while process.stdout.read(CHUNK):  # a pipe closed early would look like a failure
+                pass
+            if process.wait():
+                raise tarfile.ReadError("dpkg-deb can't read it")
     else:
         with tarfile.open(archive, "r|*") as tar:
             yield from _tar_members(tar)
@@ -331,7 +346,9 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ssm_seq.data.sources", description=fetch.__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m ssm_seq.data.sources", description="Bring a source to disk, whole and verified."
+    )
     parser.add_argument("name", help="an entry of the sources file")
     parser.add_argument("destination", type=Path)
     parser.add_argument("--sources", type=Path, default=SOURCES, help=f"the YAML file (default: {SOURCES})")

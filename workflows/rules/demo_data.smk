@@ -1,19 +1,17 @@
-# Makes data/demo and its sample sheets again, from Debian's archive: `snakemake demo_data`. No output is
-# declared, so that the committed data is input to everything else and never made by chance.
+# Makes data/demo and its sample sheets from Debian's archive: `snakemake demo_data`, with --force to make them
+# again. No output is declared, so that the committed data is input to everything else and never made by chance.
 
 
 rule demo_data:
     input:
-        [
-            f"data/sources/{name}"
-            for name in ("ragout-examples", "kleborate-examples", "bowtie2-examples", "bowtie2-programs")
-        ],
-        [f"data/sources/prompts-{language}" for language in ("en", "es", "fr", "it", "ru")],
-    params:
-        script=workflow.source_path("../scripts/cut_demo.py"),
+        "data/sources/ragout-examples",
+        "data/sources/kleborate-examples",
+        "data/sources/bowtie2-examples",
+        "data/sources/bowtie2-programs",
+        expand("data/sources/prompts-{language}", language=["en", "es", "fr", "it", "ru"]),
     log:
         f"{RESULTS}/logs/demo_data.log",
     benchmark:
         f"{RESULTS}/benchmarks/demo_data.tsv"
     shell:
-        "python {params.script} data/sources data/demo config/samples > {log} 2>&1"
+        "python workflows/scripts/cut_demo.py data/sources data/demo config/samples > {log} 2>&1"

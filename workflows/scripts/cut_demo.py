@@ -31,38 +31,43 @@ class Cut:
     """Positions start..end (0-based, end excluded) of the first record, the chromosome, of a FASTA file."""
 
     split: str
-    species: str
     strain: str
     accession: str
     file: str
     start: int
     end: int
 
-    @property
-    def name(self) -> str:
-        genus, species = self.species.split()
-        return f"{genus[0]}{species}_{self.strain.replace('/', '-')}".lower()
-
 
 # Of each species a model trains on one strain and is tested on another; the test coordinates are those of
 # which train has the fewest 31-mers. E. coli has only two strains here, so its valid part is of train's.
-GENOMES = (
-    Cut("train", "Escherichia coli", "DH1", "NC_017625.1", "ragout-examples/E.Coli/references/DH1.fasta.gz", 0, 1_500_000),
-    Cut("valid", "Escherichia coli", "DH1", "NC_017625.1", "ragout-examples/E.Coli/references/DH1.fasta.gz", 1_815_000, 1_965_000),
-    Cut("test", "Escherichia coli", "MG1655", "K-12-MG1655", "ragout-examples/E.Coli/references/MG1655-K12.fasta.gz", 900_000, 1_900_000),
-    Cut("train", "Klebsiella pneumoniae", "HS11286", "CP003200.1", "kleborate-examples/Klebs_HS11286.fna.xz", 0, 1_500_000),
-    Cut("valid", "Klebsiella pneumoniae", "MGH78578", "CP000647.1", "kleborate-examples/MGH78578.fna.xz", 950_000, 1_100_000),
-    Cut("test", "Klebsiella pneumoniae", "NTUH-K2044", "AP006725.1", "kleborate-examples/NTUH-K2044.fna.xz", 2_990_000, 3_990_000),
-    Cut("train", "Vibrio cholerae", "O395", "CP001235.1", "ragout-examples/V.Cholerae/references/O395.fasta.gz", 0, 1_500_000),
-    Cut("valid", "Vibrio cholerae", "H1", "AKGH01000001.1", "ragout-examples/V.Cholerae/references/H1.fasta.gz", 1_095_000, 1_245_000),
-    Cut("test", "Vibrio cholerae", "N16961", "AE003852.1", "ragout-examples/V.Cholerae/references/O1_biovar.fasta.gz", 1_660_000, 2_660_000),
-    Cut("train", "Staphylococcus aureus", "N315", "NC_002745.2", "ragout-examples/S.Aureus/references/N315.fasta.gz", 0, 1_500_000),
-    Cut("valid", "Staphylococcus aureus", "USA300", "NC_007793.1", "ragout-examples/S.Aureus/references/USA300_FPR3757.fasta.gz", 2_705_000, 2_855_000),
-    Cut("test", "Staphylococcus aureus", "RF122", "NC_007622.1", "ragout-examples/S.Aureus/references/RF122.fasta.gz", 1_575_000, 2_575_000),
-    Cut("train", "Helicobacter pylori", "G27", "NC_011333.1", "ragout-examples/H.Pylori/references/G27.fasta.gz", 0, 1_000_000),
-    Cut("valid", "Helicobacter pylori", "Puno120", "NC_017378.1", "ragout-examples/H.Pylori/references/Puno120.fasta.gz", 965_000, 1_115_000),
-    Cut("test", "Helicobacter pylori", "Gambia94/24", "NC_017371.1", "ragout-examples/H.Pylori/references/Gambia94_24.fasta.gz", 1_175_000, 1_675_000),
-)  # fmt: skip
+GENOMES = {
+    ("Escherichia coli", "ragout-examples/E.Coli/references"): (
+        Cut("train", "DH1", "NC_017625.1", "DH1.fasta.gz", 0, 1_500_000),
+        Cut("valid", "DH1", "NC_017625.1", "DH1.fasta.gz", 1_815_000, 1_965_000),
+        Cut("test", "MG1655", "K-12-MG1655", "MG1655-K12.fasta.gz", 900_000, 1_900_000),
+    ),
+    ("Klebsiella pneumoniae", "kleborate-examples"): (
+        Cut("train", "HS11286", "CP003200.1", "Klebs_HS11286.fna.xz", 0, 1_500_000),
+        Cut("valid", "MGH78578", "CP000647.1", "MGH78578.fna.xz", 950_000, 1_100_000),
+        Cut("test", "NTUH-K2044", "AP006725.1", "NTUH-K2044.fna.xz", 2_990_000, 3_990_000),
+    ),
+    ("Vibrio cholerae", "ragout-examples/V.Cholerae/references"): (
+        Cut("train", "O395", "CP001235.1", "O395.fasta.gz", 0, 1_500_000),
+        Cut("valid", "H1", "AKGH01000001.1", "H1.fasta.gz", 1_095_000, 1_245_000),
+        Cut("test", "N16961", "AE003852.1", "O1_biovar.fasta.gz", 1_660_000, 2_660_000),
+    ),
+    ("Staphylococcus aureus", "ragout-examples/S.Aureus/references"): (
+        Cut("train", "N315", "NC_002745.2", "N315.fasta.gz", 0, 1_500_000),
+        Cut("valid", "USA300", "NC_007793.1", "USA300_FPR3757.fasta.gz", 2_705_000, 2_855_000),
+        Cut("test", "RF122", "NC_007622.1", "RF122.fasta.gz", 1_575_000, 2_575_000),
+    ),
+    ("Helicobacter pylori", "ragout-examples/H.Pylori/references"): (
+        Cut("train", "G27", "NC_011333.1", "G27.fasta.gz", 0, 1_000_000),
+        Cut("valid", "Puno120", "NC_017378.1", "Puno120.fasta.gz", 965_000, 1_115_000),
+        Cut("test", "Gambia94/24", "NC_017371.1", "Gambia94_24.fasta.gz", 1_175_000, 1_675_000),
+    ),
+}
+WHOLE_GENOME = "MG1655"
 
 LANGUAGES = {  # code: name, speaker
     "en": ("English", "Allison Smith"),
@@ -89,15 +94,26 @@ def chromosome(file: Path) -> tuple[str, str]:
     return header, sequence.partition(">")[0].replace("\n", "")
 
 
-def write_fasta(file: Path, header: str, sequence: str) -> None:
+def sample_name(species: str, strain: str) -> str:
+    genus, epithet = species.split()
+    return f"{genus[0]}{epithet}_{strain.replace('/', '-')}".lower()
+
+
+def fasta(header: str, sequence: str) -> bytes:
     lines = "\n".join(sequence[start : start + 80] for start in range(0, len(sequence), 80))
+    return f">{header}\n{lines}\n".encode()
+
+
+def write_fasta(file: Path, header: str, sequence: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed:
-        packed.write(f">{header}\n{lines}\n".encode())
+        packed.write(fasta(header, sequence))
 
 
 def kmers(sequence: str) -> np.ndarray:
-    """The distinct 31-mers of a sequence and its reverse complement, the smaller of each pair, as sorted uint64.
+    """The distinct 31-mers of a sequence, each as the smaller of itself and its reverse complement.
 
+       Sorted uint64, two bits a letter.
     Letters other than ACGT count as A: they are fewer than one in ten thousand here.
     """
     code = np.zeros(256, np.uint64)
@@ -114,34 +130,34 @@ def kmers(sequence: str) -> np.ndarray:
 
 def cut_genomes(sources: Path, demo: Path) -> list[dict[str, str]]:
     """Write genomes/ and homology.tsv (the part of each piece's 31-mers that train has); the sheet's rows."""
-    rows, homology, train = [], [], np.empty(0, np.uint64)
-    for cut in GENOMES:
-        header, sequence = chromosome(sources / cut.file)
-        if cut.accession not in header:
-            raise SystemExit(f"{cut.file}: expected {cut.accession}, found {header!r}")
-        piece = sequence[cut.start : cut.end]
-        file = demo / "genomes" / cut.split / f"{cut.name}.fa.gz"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_fasta(file, f"{cut.accession}:{cut.start + 1}-{cut.end} {cut.species} {cut.strain}", piece)
-        rows.append(
-            {
-                "sample": f"{cut.name}_{cut.split}",
-                "path": f"data/demo/genomes/{cut.split}/{file.name}",
-                "label": cut.species,
-                "group": cut.strain,
-                "split": cut.split,
-            }
-        )
-        if cut.split == "train":
-            train = kmers(piece)
-            continue
-        pieces = {f"genomes/{cut.split}/{file.name}": piece}
-        if cut.strain == "MG1655":
-            write_fasta(demo / "genomes" / file.name, f"{cut.accession} {cut.species} {cut.strain}", sequence)
-            pieces[f"genomes/{file.name}"] = sequence
-        for name, text in pieces.items():
-            shared = np.isin(kmers(text), train, assume_unique=True).mean()
-            homology.append({"species": cut.species, "file": name, "in_train": f"{shared:.4f}"})
+    rows, homology = [], []
+    for (species, folder), cuts in GENOMES.items():
+        train = np.empty(0, np.uint64)
+        for cut in cuts:
+            header, sequence = chromosome(sources / folder / cut.file)
+            if cut.accession not in header:
+                raise SystemExit(f"{folder}/{cut.file}: expected {cut.accession}, found {header!r}")
+            piece = sequence[cut.start : cut.end]
+            name = sample_name(species, cut.strain)
+            pieces = {f"genomes/{cut.split}/{name}.fa.gz": (f":{cut.start + 1}-{cut.end}", piece)}
+            if cut.strain == WHOLE_GENOME:
+                pieces[f"genomes/{name}.fa.gz"] = ("", sequence)
+            for path, (region, text) in pieces.items():
+                write_fasta(demo / path, f"{cut.accession}{region} {species} {cut.strain}", text)
+                if cut.split != "train":
+                    shared = np.isin(kmers(text), train, assume_unique=True).mean()
+                    homology.append({"species": species, "file": path, "in_train": f"{shared:.4f}"})
+            if cut.split == "train":
+                train = kmers(piece)
+            rows.append(
+                {
+                    "sample": f"{name}_{cut.split}",
+                    "path": f"data/demo/genomes/{cut.split}/{name}.fa.gz",
+                    "label": species,
+                    "group": cut.strain,
+                    "split": cut.split,
+                }
+            )
     write_table(demo / "genomes" / "homology.tsv", ("species", "file", "in_train"), homology)
     return rows
 
@@ -188,15 +204,17 @@ def cut_prompts(sources: Path, demo: Path) -> list[dict[str, str]]:
 
 
 def align_lambda(sources: Path, demo: Path) -> list[dict[str, str]]:
-    """Write lambda/lambda.fa and the first read pairs, aligned to it by bowtie2, as lambda.bam with its index."""
+    """Write lambda/lambda.fa and the first read pairs, aligned by bowtie2, as lambda.bam with its index."""
     folder, examples = demo / "lambda", sources / "bowtie2-examples"
     programs = sources / "bowtie2-programs"
     folder.mkdir()
     _, sequence = chromosome(examples / "reference" / "lambda_virus.fa.gz")
-    lines = "\n".join(sequence[start : start + 80] for start in range(0, len(sequence), 80))
-    (folder / "lambda.fa").write_text(f">{LAMBDA_NAME} Escherichia phage lambda, complete genome\n{lines}\n")
+    reference = fasta(f"{LAMBDA_NAME} Escherichia phage lambda, complete genome", sequence)
+    (folder / "lambda.fa").write_bytes(reference)
     pysam.faidx(str(folder / "lambda.fa"))
-    subprocess.run([programs / "bowtie2-build-s", "--quiet", folder / "lambda.fa", folder / "index"], check=True)
+    subprocess.run(
+        [programs / "bowtie2-build-s", "--quiet", folder / "lambda.fa", folder / "index"], check=True
+    )
     aligned = subprocess.run(
         [programs / "bowtie2-align-s", "-x", folder / "index", "--seed", str(SEED), "--upto", str(READ_PAIRS)]
         + [word for mate in "12" for word in (f"-{mate}", examples / "reads" / f"reads_{mate}.fq.gz")],
