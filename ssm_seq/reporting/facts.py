@@ -23,7 +23,7 @@ class Table:
 
 
 def headline(results: Results) -> tuple[str, str]:
-    """The figure that counts and the sentence that goes on from it, empty when nothing was evaluated."""
+    """The figure that counts, and the sentence that goes on from it."""
     trained = window_result(results)
     if trained is not None:
         figure = wording.percent(trained["accuracy"])
@@ -54,8 +54,25 @@ def headline(results: Results) -> tuple[str, str]:
             if point["metric"] == "bits_per_byte"
         ]
     else:
-        return "", ""
+        return _store_headline(results)
     return figure, text + (f"Beside it: {', '.join(beside)}." if beside else "")
+
+
+def _store_headline(results: Results) -> tuple[str, str]:
+    """Of an experiment that ends with its store."""
+    summary = results.summary
+    compared = [found for found in summary["consensus"] if found["identical"] is not None]
+    if compared:
+        text = (
+            f"of {wording.count(compared[0]['compared'])} positions of the consensus are those of the "
+            f"reference {compared[0]['record']}, at a mean depth of {compared[0]['mean_depth']:.1f} reads."
+        )
+        return f"{100 * compared[0]['identical']:.3f} %", text
+    skipped = ", ".join(f"{wording.count(n)} for {why}" for why, n in summary["skipped_reads"].items())
+    text = f"with {wording.count(summary['positions'])} {results.unit}s are in the store."
+    return f"{wording.count(summary['records'])} records", text + (
+        f" Left out: {skipped}." if skipped else ""
+    )
 
 
 def result_table(results: Results) -> Table | None:
@@ -86,22 +103,42 @@ def result_table(results: Results) -> Table | None:
 
 
 def data_table(results: Results) -> Table:
-    """Records, groups and positions of every label in every split."""
-    store = results.store
-    splits = [split for split in SPLITS if split in store.split_names]
+    """Positions and records of every label in every split, as the store's summary counts them."""
+    cells = {(part["label"], part["split"]): part for part in results.summary["parts"]}
+    splits = [split for split in (*SPLITS, None) if any(split == known for _, known in cells)]
     rows = []
-    for label in store.labels or [None]:
-        records = [record for record in store.records if label in (None, record.label)]
-        row = [label or "all records"]
-        for split in splits:
-            parts = [(record, span) for record in records for span in record.ranges if span.split == split]
-            groups = {record.group for record, _ in parts if record.group}
-            text = f"{wording.count(sum(span.end - span.start for _, span in parts))} {results.unit}s"
-            text += f"\n{len(groups)} group{'s' * (len(groups) != 1)}" if groups else ""
-            row.append(text)
-        row.append(wording.count(len(records)))
-        rows.append(row)
-    return Table(["", *splits, "records"], rows)
+    for label in dict.fromkeys(label for label, _ in cells):
+        parts = [cells.get((label, split)) for split in splits]
+        rows.append([label or "all records", *(_part_cell(part, results.unit) for part in parts)])
+    return Table(["", *(split or "in no split" for split in splits)], rows)
+
+
+def consensus_table(results: Results) -> Table | None:
+    """The consensus of alignments beside the reference."""
+    rows = [
+        [
+            found["record"],
+            wording.count(found["length"]),
+            f"{found['mean_depth']:.1f}",
+            wording.count(found["unknown"]),
+            wording.count(found["compared"]),
+            wording.count(found["mismatches"]),
+            "–" if found["identical"] is None else f"{100 * found['identical']:.3f} %",
+        ]
+        for found in results.summary["consensus"]
+    ]
+    head = ["", "positions", "mean depth", "not called (N)", "compared", "differ", "identical"]
+    return Table(head, rows) if rows else None
+
+
+def mismatch_table(results: Results) -> Table | None:
+    """The first positions where the consensus differs from the reference."""
+    rows = [
+        [found["record"], wording.count(place["position"]), place["reference"], place["consensus"]]
+        for found in results.summary["consensus"]
+        for place in found["first_mismatches"]
+    ]
+    return Table(["", "position (from 1)", "reference", "consensus"], rows) if rows else None
 
 
 def remarks(results: Results) -> list[str]:
@@ -110,22 +147,25 @@ def remarks(results: Results) -> list[str]:
     if results.evaluation is None:
         return found
     groups: dict[str | None, set[str | None]] = {}
-    members: dict[str, set[str]] = {}
+    members: dict[str, set[str | None]] = {}
     for record in results.store.records:
         groups.setdefault(record.label, set()).add(record.group)
         for span in record.ranges:
-            members.setdefault(span.split, set()).add(record.group or "")
-    if results.evaluation["task"] == "classify" and all(
-        len(g) == 1 and None not in g for g in groups.values()
-    ):
-        one = "speaker" if results.store.sample_rate else "group"
+            members.setdefault(span.split, set()).add(record.group)
+    one = "speaker" if results.store.sample_rate else "group"
+    one_each = all(len(names) == 1 and None not in names for names in groups.values())
+    if results.evaluation["task"] == "classify" and one_each:
+        names = ", ".join(f"{label}: {next(iter(group))}" for label, group in sorted(groups.items()))
         found.append(
-            f"Every label comes from one {one} alone, so the model may have learnt to tell the {one}s "
-            f"apart: these figures say nothing about a {one} that it has not met."
+            f"Each label is one {one} ({names}), so whoever knows the {one} knows the label: these figures "
+            f"say nothing about a {one} that the model has not met."
         )
-    test, train = members.get("test", set()) - {""}, members.get("train", set()) - {""}
-    if test and train and not test & train:
-        found.append(f"No group of the test split was seen in training; tested on {_some(sorted(test))}.")
+    test, train = members.get("test", set()), members.get("train", set())
+    if test and train and None not in test | train and not test & train:
+        names = _some(sorted(str(name) for name in test))
+        found.append(f"No {one} of the test split was seen in training; tested on {names}.")
+    if results.run and results.run["store"]["checksum"] != results.store.checksum:
+        found.append("The store's bytes are not those that the model was trained on.")
     return found
 
 
@@ -148,7 +188,7 @@ def provenance(results: Results) -> list[tuple[str, str]]:
         ("size of the store", wording.size(len(results.store.data))),
         ("files", _some(sorted({record.source for record in results.store.records if record.source}))),
     ]
-    run = {key: value for key, value in (results.run or {}).items() if key != "config"}
+    run = {key: value for key, value in (results.run or {}).items() if key not in ("config", "store")}
     return rows + [(key.replace("_", " "), _plain(value)) for key, value in run.items()]
 
 
@@ -161,6 +201,13 @@ def _plain(value: object) -> str:
 def _some(names: list[str], at_most: int = 12) -> str:
     rest = len(names) - at_most
     return ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _part_cell(part: dict | None, unit: str) -> str:
+    if part is None:
+        return "–"
+    records = "1 record" if part["records"] == 1 else f"{wording.count(part['records'])} records"
+    return f"{wording.count(part['positions'])} {unit}s\n{records}"
 
 
 def _bits_interval(row: dict) -> str:

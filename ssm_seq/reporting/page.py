@@ -52,6 +52,8 @@ def render_page(results: Results, shown: Sequence[Panel], sounds: Sequence[Sound
             panels=shown,
             sounds=sounds,
             texts=generated_text(results),
+            consensus=facts.consensus_table(results),
+            mismatches=facts.mismatch_table(results),
             data=facts.data_table(results),
             configuration=facts.configuration(results),
             provenance=facts.provenance(results),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ssm_seq.reporting import figures, wording
 from ssm_seq.reporting.results import Results, Step
-from ssm_seq.reporting.sounds import Sound, read_sound, recordings, sound_pictures
+from ssm_seq.reporting.sounds import Sound, opening, read_sound, recordings, sound_pictures
 from ssm_seq.reporting.style import to_svg
 
 _EXAMPLE_SECONDS = 2.0
@@ -33,22 +33,25 @@ def panels(results: Results, sounds: list[Sound]) -> list[Panel]:
 
 
 def sounds_of(results: Results) -> list[Sound]:
-    """What there is to hear: recordings of the test split, then what a model made up."""
-    if results.store.sample_rate is None:
+    """What there is to hear: recordings of the test split, or the one that a model went on from and how."""
+    store, files = results.store, [path for path in results.generated_files if path.suffix == ".wav"]
+    if store.sample_rate is None:
         return []
-    files = [path for path in results.generated if path.suffix == ".wav"]
+    if not files:
+        return recordings(store, _EXAMPLE_SECONDS)
     made = [
         read_sound(path, "generated" if len(files) == 1 else f"generated {number}")
         for number, path in enumerate(files[:3], 1)
     ]
-    seconds = len(made[0].samples) / made[0].rate if made else _EXAMPLE_SECONDS
-    classify = results.config.task.name == "classify"
-    return recordings(results.store, seconds, one_per_label=classify) + made
+    seconds = len(made[0].samples) / made[0].rate
+    prompt = [record for record in store.records if record.name == results.generated["prompt"]]
+    recorded = [opening(store, record, seconds, "recorded") for record in prompt]
+    return (recorded or recordings(store, seconds, at_most=1)) + made
 
 
 def generated_text(results: Results, at_most: int = 1200) -> list[tuple[str, str]]:
     """Beginnings of the FASTA files that a model made up: (file name, text)."""
-    files = [path for path in results.generated if path.suffix in (".fa", ".fasta")]
+    files = [path for path in results.generated_files if path.suffix == ".fa"]
     return [(path.name, path.read_text()[:at_most]) for path in files]
 
 
@@ -75,8 +78,8 @@ def _classifier(results: Results) -> list[Panel]:
         caption = (
             f"One model, trained on windows of {positions(results, results.config.data.window)}, reads every "
             f"length in chunks of {wording.count(results.config.evaluate.chunk)} and carries its state from "
-            "one to the next. Bars are 95 % bootstrap intervals; dashed lines are the simple baselines on "
-            "the same test split."
+            "one to the next. Bars are 95 % bootstrap intervals over records; dashed lines are the simple "
+            "baselines on the same test split."
         )
         svg = to_svg(figures.accuracy_by_length, evaluated, results.baselines, f"{results.unit}s")
         found.append(Panel("accuracy_by_length", "Accuracy by window length", svg, caption))
@@ -95,14 +98,14 @@ def _language_model(results: Results) -> list[Panel]:
     caption = (
         f"What one {unit} of the test split costs when it is coded with the predictions; fewer bits mean "
         f"better predictions. Measured on {wording.count(evaluation['positions'])} {unit}s; the dark lines "
-        "are 95 % bootstrap intervals."
+        "are 95 % bootstrap intervals over records."
     )
     svg = to_svg(figures.bits_per_byte, evaluation, results.baselines, unit)
     found = [Panel("bits_per_byte", f"Bits per {unit}", svg, caption)]
     if evaluation.get("by_context"):
         caption = (
-            f"Bits per {unit} of the test split by how many {unit}s the model had read before. Dashed: the "
-            "baselines over all positions."
+            f"Bits per {unit} of the test split by how many {unit}s the model had read before; the point "
+            "at p stands for p to 2p − 1 of them. Dashed: the baselines over all positions."
         )
         svg = to_svg(figures.bits_by_context, evaluation["by_context"], results.baselines, unit)
         found.append(Panel("bits_by_context", "What a longer context is worth", svg, caption))
@@ -110,9 +113,9 @@ def _language_model(results: Results) -> list[Panel]:
 
 
 def _whole_pass(results: Results) -> list[Panel]:
-    score = results.score
-    if not score:
+    if not results.score:
         return []
+    score = max(results.score["records"], key=lambda record: record["length"])
     resident = [point["resident_mib"] for point in score["memory"]]
     says = (
         "the probability of each label, given everything read so far"
@@ -132,18 +135,20 @@ def _whole_pass(results: Results) -> list[Panel]:
 def _sounds(results: Results, sounds: list[Sound]) -> list[Panel]:
     if not sounds:
         return []
-    made = any(sound.title.startswith("generated") for sound in sounds)
-    generate = results.config.generate
+    made, rate = results.generated, results.store.sample_rate
     encoding = {"mu_law": "mu-law", "linear": "linear"}[results.store.alphabet.name]
-    caption = (
-        "Left a recording of the test split, right what the model made up sample by sample in recurrent mode "
-        f"(temperature {generate.temperature:g}, top-p {generate.top_p:g}, seed {generate.seed})."
-        if made
-        else "The opening of one test recording for each label."
-    )
+    if made:
+        prompt = f" after the first {made['prompt_length'] / rate:.2g} s of it" if made["prompt"] else ""
+        caption = (
+            "Left a recording that the model never saw in training, right what the model made up"
+            f"{prompt}, sample by sample in recurrent mode: {wording.count(made['steps_per_second'])} "
+            f"samples a second, temperature {made['temperature']:g}, top-p {made['top_p']:g}, seed {made['seed']}."
+        )
+    else:
+        caption = "The opening of one test recording for each label."
     caption += (
         " Waveform above, spectrogram below (frames of 256 samples, 70 dB, one scale for all). 8-bit "
-        f"{encoding} codes at {wording.count(results.store.sample_rate)} Hz."
+        f"{encoding} codes at {wording.count(rate)} Hz."
     )
     title = "Recorded and generated" if made else "What the recordings look like"
     return [Panel("sounds", title, to_svg(sound_pictures, sounds), caption)]

@@ -24,7 +24,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """name: the experiment's folder; the rest is what the files of the same name hold."""
+    """name: the experiment's folder; the rest is what the files of these names hold, if they exist."""
 
     name: str
     config: Config
@@ -35,7 +35,8 @@ class Results:
     evaluation: dict[str, Any] | None
     baselines: list[dict[str, Any]]
     score: dict[str, Any] | None
-    generated: list[Path]
+    generated: dict[str, Any] | None
+    generated_files: list[Path]
     steps: list[Step]
 
     @property
@@ -65,13 +66,14 @@ def read_results(folder: Path, store: Path, benchmarks: Path, config: Config) ->
         name=folder.name,
         config=config,
         store=Store.open(store),
-        summary=_json(store / "summary.json") or {},
+        summary=_summary(store / "summary.json"),
         metrics=_json_lines(folder / "metrics.jsonl"),
         run=_json(folder / "run.json"),
         evaluation=_json(folder / "evaluation.json"),
         baselines=baselines["results"] if baselines else [],
         score=_json(folder / "score.json"),
-        generated=sorted(path for path in (folder / "generated").glob("*") if path.is_file()),
+        generated=_json(folder / "generated/generated.json"),
+        generated_files=sorted((folder / "generated").glob("generated*")),
         steps=read_steps(benchmarks, [store.name, folder.name]),
     )
 
@@ -100,6 +102,12 @@ def read_steps(benchmarks: Path, names: Sequence[str]) -> list[Step]:
 def _megabytes(text: str) -> float | None:
     # A job that ends before Snakemake looks at it has no memory figure.
     return None if text in ("-", "NA", "") else float(text)
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    if (summary := _json(path)) is None:
+        raise InputError(f"{path}: the store has no summary; prepare it again")
+    return summary
 
 
 def _json(path: Path) -> Any:

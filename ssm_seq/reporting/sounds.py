@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from scipy.signal import spectrogram
 
-from ssm_seq.data.store import Store
+from ssm_seq.data.store import Record, Store
 from ssm_seq.errors import InputError
 from ssm_seq.reporting.style import COLOURS, blank
 
@@ -58,25 +58,27 @@ def read_sound(path: Path, title: str) -> Sound:
     return Sound(title, path.name, samples, rate)
 
 
-def recordings(store: Store, seconds: float, one_per_label: bool, at_most: int = 5) -> list[Sound]:
-    """Openings of test recordings of at least `seconds` (or the longest there is): one, or one a label."""
-    assert store.sample_rate is not None
-    wanted = round(seconds * store.sample_rate)
+def recordings(store: Store, seconds: float, at_most: int = 5) -> list[Sound]:
+    """For each label the opening of a test recording of at least `seconds`, or of the longest there is."""
     found: list[Sound] = []
-    for label in store.labels if one_per_label else [None]:
-        records = [
+    for label in store.labels or [None]:
+        tested = [
             record
             for record in store.records
-            if any(span.split == "test" for span in record.ranges) and label in (None, record.label)
+            if record.label == label and any(span.split == "test" for span in record.ranges)
         ]
-        if not records:
-            continue
-        record = next((record for record in records if record.length >= wanted), None)
-        record = record or max(records, key=lambda record: record.length)
-        start = next(span.start for span in record.ranges if span.split == "test")
-        samples = store.alphabet.decode_waveform(np.asarray(store.bytes(record)[start : start + wanted]))
-        found.append(Sound(label or "recorded", record.name, samples, store.sample_rate))
+        if tested:
+            enough = (record for record in tested if record.length >= seconds * store.sample_rate)
+            longest = max(tested, key=lambda record: record.length)
+            found.append(opening(store, next(enough, longest), seconds, label or "recorded"))
     return found[:at_most]
+
+
+def opening(store: Store, record: Record, seconds: float, title: str) -> Sound:
+    """The first `seconds` of the part of a recording that belongs to the test split."""
+    start = next(span.start for span in record.ranges if span.split == "test")
+    codes = np.asarray(store.bytes(record)[start : start + round(seconds * store.sample_rate)])
+    return Sound(title, record.name, store.alphabet.decode_waveform(codes), store.sample_rate)
 
 
 def sound_pictures(sounds: Sequence[Sound]) -> Figure:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ssm_seq.data.store import StoreWriter
+from ssm_seq.data.store import Store, StoreWriter
 
 RATE = 8000
 SPECIES = [
@@ -33,9 +33,9 @@ def write_species(results: Path) -> None:
                 group = f"{label.split()[0].lower()}_{strain}"
                 data = rng.choice(np.frombuffer(b"ACGT", np.uint8), 3000)
                 writer.add(f"{group}_chromosome", [data], label, group, split, source=f"data/{group}.fa.gz")
-    _write(results / "stores/genomes/summary.json", {})
+    _write_summary(results / "stores/genomes")
     folder = results / "species"
-    _write_training(folder, "classify")
+    _write_training(folder, "classify", results / "stores/genomes")
     found = []
     for length, accuracy in ((256, 0.803), (1024, 0.948), (4096, 0.99), (65536, 1.0)):
         matrix = np.diag([int(80 * accuracy)] * 5)
@@ -72,8 +72,9 @@ def write_species(results: Path) -> None:
     memory = [{"position": int(p), "resident_mib": 412.0 + (p % 3) / 4} for p in positions]
     _write(
         folder / "score.json",
-        {"record": "NC_000913.3", "length": 4_641_652, "classes": SPECIES, "track": track, "memory": memory,
-         "seconds": 63.2, "positions_per_second": 73_400.0},
+        {"file": "data/ecoli.fa.gz", "records": [
+            {"record": "NC_000913.3", "length": 4_641_652, "classes": SPECIES, "track": track,
+             "memory": memory, "total_bits": None, "seconds": 63.2, "positions_per_second": 73_400.0}]},
     )  # fmt: skip
     _write_benchmarks(results, "species", "genomes", ["train", "evaluate", "baselines", "score"])
 
@@ -82,7 +83,7 @@ def write_speech(results: Path) -> None:
     """results/speech, results/stores/prompts and their benchmarks: a language model of sound."""
     _write_prompts(results)
     folder = results / "speech"
-    _write_training(folder, "language_model")
+    _write_training(folder, "language_model", results / "stores/prompts")
     curve = [
         {"position": 2**k, "bits_per_byte": 4.6 + 1.5 * 2 ** (-k / 3), "low": 4.5, "high": 7.0}
         for k in range(12)
@@ -102,14 +103,19 @@ def write_speech(results: Path) -> None:
         ]},
     )  # fmt: skip
     (folder / "generated").mkdir()
-    soundfile.write(folder / "generated/generated-1.wav", _voice(np.random.default_rng(9), 2.0, 150.0), RATE)
+    soundfile.write(folder / "generated/generated-0.wav", _voice(np.random.default_rng(9), 2.0, 150.0), RATE)
+    _write(
+        folder / "generated/generated.json",
+        {"prompt": "en/prompt3", "length": 16000, "count": 1, "prompt_length": 4000, "temperature": 1.0,
+         "top_p": 1.0, "seed": 0, "seconds": 21.0, "steps_per_second": 762.0},
+    )  # fmt: skip
     _write_benchmarks(results, "speech", "prompts", ["train", "evaluate", "baselines", "generate"])
 
 
 def write_language(results: Path) -> None:
     """results/language on the store that `write_speech` made: a classifier of sound, one speaker a label."""
     folder = results / "language"
-    _write_training(folder, "classify")
+    _write_training(folder, "classify", results / "stores/prompts")
     matrix = (np.eye(5, dtype=int) * 60 + 5).tolist()
     _write(
         folder / "evaluation.json",
@@ -135,7 +141,7 @@ def _write_prompts(results: Path) -> None:
                     f"{label}/prompt{clip}", [codes], label, f"speaker_{label}", split, source="data/prompts"
                 )
 
-    _write(results / "stores/prompts/summary.json", {})
+    _write_summary(results / "stores/prompts")
 
 
 def _voice(rng: np.random.Generator, seconds: float, pitch: float) -> np.ndarray:
@@ -148,7 +154,8 @@ def _voice(rng: np.random.Generator, seconds: float, pitch: float) -> np.ndarray
     return (0.2 * syllables * sound + 0.004 * rng.standard_normal(len(time))).astype(np.float32)
 
 
-def _write_training(folder: Path, task: str) -> None:
+def _write_training(folder: Path, task: str, store_folder: Path) -> None:
+    store = Store.open(store_folder)
     folder.mkdir(parents=True)
     rng = np.random.default_rng(3)
     lines = []
@@ -166,8 +173,8 @@ def _write_training(folder: Path, task: str) -> None:
     _write(
         folder / "run.json",
         {"config": {}, "versions": {"python": "3.11.2", "torch": "2.11.0+cpu", "ssm_seq": "0.1.0"},
-         "commit": "7da1d7a8e155050def9d754d7729348d0f44d32c", "data_checksum": "ab" * 32, "device": "cpu",
-         "seconds": 75.4, "peak_memory_mib": 734.2},
+         "git_commit": "7da1d7a8e155050def9d754d7729348d0f44d32c", "store": {"checksum": store.checksum},
+         "device": "a processor", "threads": 2, "parameters": 61_000, "peak_resident_mib": 734.2},
     )  # fmt: skip
 
 
@@ -180,8 +187,39 @@ def _write_benchmarks(results: Path, experiment: str, store: str, rules: list[st
         path.write_text(f"{header}{seconds}\t0:00:01\t{300 + 90 * number}.5\t1\t1\t1\t0\t0\t99\t{seconds}\n")
 
 
+def _write_summary(folder: Path) -> None:
+    """summary.json as `prepare` writes it, as far as the report reads it."""
+    store = Store.open(folder)
+    parts = []
+    for label in store.labels or [None]:
+        for split in store.split_names:
+            lengths = [r.length for r in store.records if r.label == label and r.ranges[0].split == split]
+            parts.append({"label": label, "split": split, "records": len(lengths), "positions": sum(lengths)})
+    _write(
+        folder / "summary.json",
+        {"records": len(store.records), "positions": len(store.data), "parts": parts, "skipped_reads": {},
+         "consensus": []},
+    )  # fmt: skip
+
+
 def _write(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_consensus(results: Path) -> None:
+    """results/stores/lambda_consensus: a store that is all that its experiment makes."""
+    folder = results / "stores/lambda_consensus"
+    with StoreWriter(folder, "dna") as writer:
+        writer.add("lambda/NC_001416.1", [b"ACGT" * 100], split="train", source="data/lambda.bam")
+    _write_summary(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    places = [{"position": 1104, "reference": "C", "consensus": "A"}]
+    compared = {
+        "record": "NC_001416.1", "length": 48502, "unknown": 796, "bases_seen": 447255, "compared": 47706,
+        "mismatches": 41, "first_mismatches": places, "mean_depth": 9.22, "identical": 0.99914,
+    }  # fmt: skip
+    _write(folder / "summary.json", summary | {"consensus": [compared], "skipped_reads": {"flags": 275}})
+    _write_benchmarks(results, "lambda_consensus", "lambda_consensus", [])
 
 
 @pytest.fixture(scope="session")
@@ -191,6 +229,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_species(folder)
     write_speech(folder)
     write_language(folder)
+    write_consensus(folder)
     return folder
 
 

@@ -17,7 +17,7 @@ from ssm_seq.config import compose
 
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
 RESULTS = "results"
-config["experiments"], config["stores"] = ["species", "speech", "language"], []
+config["experiments"], config["stores"] = ["species", "speech", "language"], ["lambda_consensus"]
 
 
 def experiment_config(name):
