@@ -45,7 +45,7 @@ def reading(path: Path | str) -> Iterator[None]:
 def open_alignments(
     path: Path | str, config: StoreConfig, reference: Reference
 ) -> Iterator[pysam.AlignmentFile]:
-    """Open a BAM, CRAM or SAM file, after a comparison of its header with the reference, if there is one.
+    """Open a BAM or CRAM file, after a comparison of its header with the reference, if there is one.
 
     Raises:
         InputError: no such file, not an alignment file, truncated, CRAM without a reference, no index where
@@ -55,6 +55,8 @@ def open_alignments(
         stack.callback(pysam.set_verbosity, pysam.set_verbosity(0))
         with reading(path):
             file = stack.enter_context(pysam.AlignmentFile(path, check_sq=False))
+            if not (file.is_bam or file.is_cram):
+                raise InputError(f"{path}: the content is text; expected BAM or CRAM")
             if (config.region or config.kind == "consensus") and not file.has_index():
                 raise InputError(f"{path}: there is no index beside it; `samtools index {path}` makes one")
             _check_header(path, file, config, reference)
