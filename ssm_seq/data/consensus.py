@@ -23,6 +23,7 @@ from ssm_seq.data.alphabet import Bytes
 
 _BLOCK = 50_000
 _SHOWN = 10
+_ALONG_REFERENCE = (pysam.CMATCH, pysam.CDEL, pysam.CREF_SKIP, pysam.CEQUAL, pysam.CDIFF)
 _BASES = np.frombuffer(b"ACGTN", np.uint8)
 
 
@@ -61,9 +62,12 @@ class Comparison:
 
 
 def majority(counts: NDArray[np.int64], min_depth: int) -> Bytes:
-    """Call bases from counts (4, n) of A, C, G, T: uint8 letters (n,), N below `min_depth` and at a tie."""
+    """Call bases from counts (5, n) of A, C, G, T and deleted: uint8 letters (n,).
+
+    N where fewer than `min_depth` reads have a base, where two letters tie, and where most have it deleted.
+    """
     two = np.sort(counts, axis=0)[-2:]
-    called = np.where((counts.sum(0) >= min_depth) & (two[1] > two[0]), counts.argmax(0), 4)
+    called = np.where((counts[:4].sum(0) >= min_depth) & (two[1] > two[0]), counts.argmax(0), 4)
     return _BASES[called]
 
 
@@ -76,7 +80,7 @@ def read_consensus(
 ) -> Iterator[tuple[str, Iterator[bytes]]]:
     """Yield (name, chunks) of the region's consensus, or of every contig's; the name is the region or contig.
 
-    It has the coordinates of the reference: insertions are left out, deleted positions are N. A comparison
+    It has the coordinates of the reference: insertions are left out, deletions are N. A comparison
     for each record is appended to `comparisons`; `skipped` counts the reads that were left out, by reason.
 
     Raises:
@@ -107,23 +111,29 @@ def _blocks(
     skipped: Counter[str],
 ) -> Iterator[bytes]:
     contig, first, last = interval
+    start, deleted = first, np.zeros(0, np.int64)
+
+    def passes(read: pysam.AlignedSegment) -> bool:
+        if reason := skip_reason(read, config):
+            # A read that reaches back into the block before was counted there.
+            skipped[reason] += start == first or read.reference_start >= start
+            return False
+        place = read.reference_start - start
+        for operation, length in read.cigartuples or ():
+            if operation == pysam.CDEL:
+                deleted[max(place, 0) : max(place + length, 0)] += 1
+            if operation in _ALONG_REFERENCE:
+                place += length
+        return True
+
     for start in range(first, last, _BLOCK):
         end = min(start + _BLOCK, last)
-
-        def passes(read: pysam.AlignedSegment, start: int = start) -> bool:
-            reason = skip_reason(read, config)
-            # A read that reaches back into the block before was counted there.
-            if reason and (start == first or read.reference_start >= start):
-                skipped[reason] += 1
-            return reason is None
-
+        deleted = np.zeros(end - start, np.int64)
         with reading(path):
-            counts = np.array(
-                file.count_coverage(
-                    contig, start, end, quality_threshold=config.min_base_quality, read_callback=passes
-                ),
-                np.int64,
+            bases = file.count_coverage(
+                contig, start, end, quality_threshold=config.min_base_quality, read_callback=passes
             )
+        counts = np.stack([*(np.frombuffer(base, np.int64) for base in bases), deleted])
         called = majority(counts, config.min_depth)
-        comparison.add(start, called, counts.sum(0), expected)
+        comparison.add(start, called, counts[:4].sum(0), expected)
         yield called.tobytes()

@@ -32,36 +32,43 @@ def genome(tmp_path_factory):
     for number in range(1500):
         name = source.choices(list(CONTIGS), [9, 1])[0]
         start = source.randrange(CONTIGS[name] - 50)
-        # A third base is wrong in one of twenty; the first 200 positions of chr1 stay empty.
-        letters = "".join(
-            source.choice("ACGT") if source.random() < 0.05 else letter
-            for letter in reference[name][start : start + 50]
-        )
         if name == "chr1" and start < 200:
             continue
+        # Most reads lack chr1:1001-1003, some have an insertion, some a soft clip; a base in twenty is wrong.
+        cigar = [("M", 50)]
+        if name == "chr1" and 960 <= start < 1000 and source.random() < 0.6:
+            cigar = [("M", 1000 - start), ("D", 3), ("M", start - 950)]
+        elif source.random() < 0.2:
+            cigar = source.choice([[("M", 20), ("I", 2), ("M", 28)], [("S", 5), ("M", 45)]])
+        letters, place = "", start
+        for operation, length in cigar:
+            template = reference[name][place : place + length] if operation == "M" else "A" * length
+            letters += "" if operation == "D" else template
+            place += length if operation in "MD" else 0
+        letters = "".join(source.choice("ACGT") if source.random() < 0.05 else letter for letter in letters)
         qualities = [source.randrange(2, 40) for _ in letters]
         reverse, mate = source.choice([0, 16]), source.choice([0, 0x1 | 0x40, 0x1 | 0x80])
         bad = source.choices([0, 0x4, 0x100, 0x200, 0x400, 0x800], [20, 1, 1, 1, 1, 1])[0]
         reads.append(
-            (list(CONTIGS).index(name), start, f"q{number}", letters, qualities, reverse | mate | bad)
+            (list(CONTIGS).index(name), start, f"q{number}", letters, qualities, reverse | mate | bad, cigar)
         )
     write(folder / "reads.bam", "wb", reads)
     write(folder / "reads.cram", "wc", reads, reference_filename=str(folder / "plain.fa"))
     return folder, reference, reads
 
 
-def write(path, mode, reads, contigs=None, **options):
-    lengths = contigs or CONTIGS
+def write(path, mode, reads, **options):
     header = {
         "HD": {"VN": "1.6", "SO": "coordinate"},
-        "SQ": [{"SN": name, "LN": length} for name, length in lengths.items()],
+        "SQ": [{"SN": name, "LN": length} for name, length in CONTIGS.items()],
     }
     with pysam.AlignmentFile(path, mode, header=header, **options) as file:
-        for contig, start, name, letters, qualities, flag in sorted(reads):
+        for contig, start, name, letters, qualities, flag, cigar in sorted(reads):
             read = pysam.AlignedSegment(file.header)
             read.query_name, read.flag, read.reference_id, read.reference_start = name, flag, contig, start
             read.mapping_quality = start % 60
-            read.query_sequence, read.cigarstring = letters, f"{len(letters)}M"
+            read.query_sequence = letters
+            read.cigarstring = "".join(f"{length}{operation}" for operation, length in cigar)
             read.query_qualities = qualities
             file.write(read)
     pysam.index(str(path))
@@ -94,7 +101,7 @@ def test_reads_are_as_the_sequencer_wrote_them(
 ):
     folder, _, reads = genome
     expected, left_out = {}, Counter()
-    for _, start, name, letters, qualities, flag in reads:
+    for _, start, name, letters, qualities, flag, _ in reads:
         if flag & exclude_flags:
             left_out["flags"] += 1
         elif start % 60 < min_mapping_quality:
@@ -128,19 +135,28 @@ def test_reads_are_as_the_sequencer_wrote_them(
 )
 def test_a_region_has_the_reads_that_overlap_it(genome, region, contig, first, last):
     folder, _, reads = genome
-    found, _ = reads_of(folder / "reads.bam", region=region, exclude_flags=0)
-    names = {read[2] for read in reads if read[0] == contig and read[1] < last and read[1] + 50 >= first}
+    found, _ = reads_of(folder / "reads.bam", region=region)
+    names = {
+        name
+        for where, start, name, _, _, flag, cigar in reads
+        if where == contig and not flag & 0xF04
+        if start < last and start + sum(n for kind, n in cigar if kind in "MD") >= first
+    }
     assert {name.partition("/")[0] for name in found} == names
 
 
 def pileup(reads, contig, length, config):
-    """Counts (4, length) of A, C, G, T, by a loop of its own over the reads."""
-    counts = np.zeros((4, length), int)
-    for where, start, _, letters, qualities, flag in reads:
+    """Counts (5, length) of A, C, G, T and deleted, by a loop of its own over the reads."""
+    counts = np.zeros((5, length), int)
+    for where, start, _, letters, qualities, flag, cigar in reads:
         if where == contig and not flag & config.exclude_flags and start % 60 >= config.min_mapping_quality:
-            for offset, (letter, quality) in enumerate(zip(letters, qualities, strict=True)):
-                if quality >= config.min_base_quality:
-                    counts["ACGT".index(letter), start + offset] += 1
+            bases = iter(zip(letters, qualities, strict=True))
+            place = start
+            for operation in "".join(kind * n for kind, n in cigar):
+                letter, quality = ("-", 99) if operation == "D" else next(bases)
+                if operation in "MD" and quality >= config.min_base_quality:
+                    counts["ACGT-".index(letter), place] += 1
+                place += operation in "MD"
     return counts
 
 
@@ -154,11 +170,11 @@ def test_the_consensus_is_the_majority_wherever_blocks_end(genome, kind, block, 
     assert list(found) == list(CONTIGS)
     for number, (name, length) in enumerate(CONTIGS.items()):
         counts = pileup(reads, number, length, StoreConfig(**filters))
-        depth = counts.sum(0)
+        depth = counts[:4].sum(0)
         expected = ""
         for column, seen in zip(counts.T, depth, strict=True):
             best = np.flatnonzero(column == column.max())
-            expected += "ACGT"[best[0]] if seen >= 3 and len(best) == 1 else "N"
+            expected += "ACGTN"[best[0]] if seen >= 3 and len(best) == 1 else "N"
         assert found[name] == expected
         pairs = [(a, b) for a, b in zip(expected, reference[name], strict=True) if a != "N"]
         wrong = [
@@ -172,7 +188,8 @@ def test_the_consensus_is_the_majority_wherever_blocks_end(genome, kind, block, 
         assert summary["first_mismatches"] == wrong[:10]
         assert summary["identical"] == (len(pairs) - len(wrong)) / len(pairs) > 0.9
         assert summary["mean_depth"] == depth.sum() / length
-    assert found["chr1"][:200] == "N" * 200
+    assert found["chr1"][:200] == "N" * 200 and found["chr1"][1000:1003] == "NNN"
+    assert pileup(reads, 0, 3000, StoreConfig(**filters))[:4, 1000:1003].sum(0).max() >= 3
     placed = [read for read in reads if not read[5] & 0x4]
     assert skipped["flags"] >= sum(bool(read[5] & 0xF04) for read in placed)
     assert skipped["mapping quality"] == sum(not read[5] & 0xF04 and read[1] % 60 < 10 for read in reads)
@@ -191,12 +208,12 @@ def test_the_consensus_of_a_region(genome):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(*[st.integers(0, 4)] * 4), min_size=1, max_size=20), st.integers(1, 5))
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 5), min_size=1, max_size=20), st.integers(1, 5))
 def test_majority(columns, min_depth):
     called = majority(np.array(columns).T, min_depth).tobytes().decode()
     for letter, column in zip(called, columns, strict=True):
-        winners = [base for base, count in zip("ACGT", column, strict=True) if count == max(column)]
-        assert letter == (winners[0] if len(winners) == 1 and sum(column) >= min_depth else "N")
+        winners = [base for base, count in zip("ACGTN", column, strict=True) if count == max(column)]
+        assert letter == (winners[0] if len(winners) == 1 and sum(column[:4]) >= min_depth else "N")
 
 
 @pytest.mark.parametrize("region, message", [
