@@ -127,6 +127,8 @@ def read_reads(
                 continue
             kept += 1
             letters = read.get_forward_sequence().encode()
+            if b"=" in letters:
+                raise InputError(f"{path}: read {read.query_name!r} has '=' for bases; expected letters")
             if config.min_base_quality:
                 low = np.frombuffer(read.get_forward_qualities(), np.uint8) < config.min_base_quality
                 letters = np.where(low, np.uint8(ord("N")), np.frombuffer(letters, np.uint8)).tobytes()

@@ -53,6 +53,11 @@ class Alphabet:
         """Bytes of token ids: integers in 0..size-1 -> uint8 of the same shape."""
         return self.letters[ids]
 
+    @property
+    def definite(self) -> int:
+        """The ids below it stand for one known symbol each: every code of sound, the four bases of DNA."""
+        return self.size
+
     def soft_masked(self, data: Bytes) -> NDArray[np.bool_]:
         """Where bytes are soft-masked; never, unless the alphabet has case."""
         return np.zeros(data.shape, bool)
@@ -60,6 +65,10 @@ class Alphabet:
 
 class Dna(Alphabet):
     """IUPAC nucleotides, 15 ids; lower case means soft-masked."""
+
+    @property
+    def definite(self) -> int:
+        return 4
 
     def soft_masked(self, data: Bytes) -> NDArray[np.bool_]:
         return data >= ord("a")

@@ -265,6 +265,12 @@ def test_truncated_files(genome, tmp_path, capfd, kind, share):
     assert capfd.readouterr().err == ""
 
 
+def test_bases_that_only_say_equal(tmp_path):
+    write(tmp_path / "x.bam", "wb", [(0, 5, "q", "AC==", [30] * 4, 0, [("M", 4)])])
+    with pytest.raises(InputError, match=r"x\.bam: read 'q' has '=' for bases"):
+        reads_of(tmp_path / "x.bam")
+
+
 def test_files_of_another_kind(tmp_path):
     (tmp_path / "x.bam").write_text(">a\nACGT\n")
     with pytest.raises(InputError, match=r"x\.bam: the content is text; expected BAM or CRAM"):

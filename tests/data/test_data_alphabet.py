@@ -84,3 +84,8 @@ def test_alphabets_by_name():
     assert [alphabet(name).name for name in ("dna", "mu_law", "linear")] == ["dna", "mu_law", "linear"]
     with pytest.raises(InputError, match="protein"):
         alphabet("protein")
+
+
+def test_definite_ids_are_the_four_bases_and_every_code():
+    assert DNA.decode(np.arange(DNA.definite)).tobytes() == b"ACGT"
+    assert MU_LAW.definite == LINEAR.definite == 256
