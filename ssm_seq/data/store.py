@@ -81,6 +81,8 @@ class StoreWriter:
 
     @contextmanager
     def _write(self) -> Iterator[None]:
+        if self.path.is_file():
+            raise InputError(f"{self.path}: is a file; choose another folder for the store")
         if self.path.is_dir() and not (self.path / "index.json").exists():
             # The store will take the place of this folder: never of one that holds something else.
             for item in self.path.glob("[!.]*"):

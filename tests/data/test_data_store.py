@@ -93,6 +93,8 @@ def test_a_folder_of_other_things_is_never_replaced(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match=r"thesis\.txt"):
         write(tmp_path / "mine", b"ACGT")
+    with pytest.raises(InputError, match="is a file"):
+        write(tmp_path / "mine" / "thesis.txt", b"ACGT")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
