@@ -49,7 +49,7 @@ def generate(
     Raises:
         InputError: a value out of its range.
     """
-    _check(length, count, temperature, top_p)
+    _check(length, count, temperature, top_p, seed)
     device = next(model.parameters()).device
     draws = torch.stack([_uniform(seed, item, length) for item in range(count)]).to(device)
     ids = torch.empty(count, length, dtype=torch.uint8, device=device)
@@ -113,11 +113,12 @@ def _threads(model: LanguageModel, count: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _check(length: int, count: int, temperature: float, top_p: float) -> None:
+def _check(length: int, count: int, temperature: float, top_p: float, seed: int) -> None:
     for name, value in (("length", length), ("count", count)):
         if value < 1:
             raise InputError(f"generate.{name}={value}: expected a positive whole number")
-    if temperature < 0:
-        raise InputError(f"generate.temperature={temperature}: expected 0 or more")
+    for name, value in (("temperature", temperature), ("seed", seed)):
+        if value < 0:
+            raise InputError(f"generate.{name}={value}: expected 0 or more")
     if not 0 < top_p <= 1:
         raise InputError(f"generate.top_p={top_p}: expected more than 0 and at most 1")

@@ -127,7 +127,7 @@ def carry(model: Classifier | LanguageModel, chunks: Iterable[Ids]) -> Iterator[
     device = next(model.parameters()).device
     state = None
     for chunk in chunks:
-        ids = torch.tensor(chunk, device=device).long()
+        ids = torch.tensor(np.ascontiguousarray(chunk), device=device).long()
         logits, state = model(ids, state)
         yield ids, logits, state
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssm_seq.kernels import causal_conv1d, selective_scan
+from ssm_seq.kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_step
 from ssm_seq.layers.contract import SequenceLayer
 
 
@@ -56,39 +56,27 @@ class Mamba(SequenceLayer[MambaState]):
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
 
     def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
-        u, z = self.in_proj(x).chunk(2, dim=-1)
-        u, conv = causal_conv1d(
-            u,
-            self.conv1d.weight[:, 0],
-            self.conv1d.bias,
-            activation="silu",
-            initial_state=None if state is None else state.conv,
-        )
+        conv, ssm = (None, None) if state is None else state
+        u, z = self._projected(x)
+        u, conv = causal_conv1d(u, self.conv1d.weight[:, 0], self.conv1d.bias, "silu", conv)
         delta, B, C = self._selected(u)
-        y, ssm = selective_scan(
-            u,
-            delta,
-            -torch.exp(self.A_log),
-            B,
-            C,
-            self.D,
-            z=z,
-            delta_bias=self.dt_proj.bias,
-            delta_softplus=True,
-            initial_state=None if state is None else state.ssm,
-        )
+        A = -torch.exp(self.A_log)
+        y, ssm = selective_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, True, ssm)
         return self.out_proj(y), MambaState(conv.to(ssm.dtype), ssm)
 
     def step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
-        u, z = self.in_proj(x_t).chunk(2, dim=-1)
-        recent = torch.cat([state.conv.to(u.dtype), u[:, None]], dim=1)
-        weight = self.conv1d.weight[:, 0].to(u.dtype)
-        u = F.silu(torch.einsum("bkd,dk->bd", recent, weight) + self.conv1d.bias)
+        conv, ssm = state.conv.clone(), state.ssm.clone()  # the kernels write the next state over them
+        u, z = self._projected(x_t)
+        u = causal_conv1d_step(conv, u, self.conv1d.weight[:, 0], self.conv1d.bias, "silu")
         delta, B, C = self._selected(u)
-        delta = F.softplus(delta + self.dt_proj.bias)[..., None]
-        ssm = torch.exp(-delta * torch.exp(self.A_log)) * state.ssm + delta * u[..., None] * B[:, None]
-        y = ((ssm * C[:, None]).sum(-1) + self.D * u) * F.silu(z)
-        return self.out_proj(y), MambaState(recent[:, 1:].to(ssm.dtype), ssm)
+        A = -torch.exp(self.A_log)
+        y = selective_step(ssm, u, delta, A, B, C, self.D, z, self.dt_proj.bias, True)
+        return self.out_proj(y), MambaState(conv, ssm)
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """u and the gate z. Two products, for each result to be contiguous as the kernels want it."""
+        into_u, into_z = self.in_proj.weight.chunk(2)
+        return F.linear(x, into_u), F.linear(x, into_z)
 
     def _selected(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What depends on the input (algorithm 2): delta before its bias and softplus, B and C."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ssm_seq.layers.contract import SequenceLayer
 
@@ -93,8 +94,7 @@ class S4D(SequenceLayer[S4DState]):
         expanded = 2 * (factors @ powers.mT).unflatten(1, (-1, count)).flatten(2)[..., :length]
         kernel = expanded[:, :1]
 
-        size = 2 ** (2 * length - 1).bit_length()
-        y = torch.fft.irfft(torch.fft.rfft(u, n=size) * torch.fft.rfft(kernel, n=size), n=size)[..., :length]
+        y = _Convolution.apply(u, kernel)
         if state is not None:
             y = y + expanded[:, 1:]
 
@@ -117,3 +117,29 @@ class S4D(SequenceLayer[S4DState]):
 
     def ssm_parameters(self) -> list[nn.Parameter]:
         return [self.log_dt, self.log_A_real, self.A_imag]
+
+
+class _Convolution(torch.autograd.Function):
+    """Causal convolution of u (d_model, batch, length) with kernel (d_model, 1, length) by FFT.
+
+    The gradients are convolutions by real transforms too; PyTorch's own would take complex ones of twice the
+    work and keep padded copies.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, u: Tensor, kernel: Tensor) -> Tensor:
+        ctx.size = size = 2 ** (2 * u.shape[-1] - 1).bit_length()  # room for all lags: nothing wraps around
+        ctx.save_for_backward(u, kernel)
+        return torch.fft.irfft(torch.fft.rfft(u, n=size) * torch.fft.rfft(kernel, n=size), n=size)[
+            ..., : u.shape[-1]
+        ]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        u, kernel = (torch.fft.rfft(tensor, n=ctx.size) for tensor in ctx.saved_tensors)
+        length = gradient.shape[-1]
+        gradient = torch.fft.rfft(gradient, n=ctx.size)
+        du = torch.fft.irfft(gradient * kernel.conj(), n=ctx.size)[..., :length]
+        shared = torch.linalg.vecdot(u, gradient, dim=1)[:, None]  # sum over the batch of conj(u) gradient
+        return du, torch.fft.irfft(shared, n=ctx.size)[..., :length]

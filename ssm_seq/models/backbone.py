@@ -7,29 +7,31 @@ from ssm_seq.errors import InputError
 from ssm_seq.layers import S4D, Mamba, SequenceLayer
 
 
-def sequence_layer(config: ModelConfig) -> SequenceLayer:
-    """The layer that `config.layer` names.
-
-    Raises:
-        InputError: a layer or a size that doesn't exist.
-    """
+def check(config: ModelConfig) -> None:
+    """Raises InputError for sizes that no model can have."""
     for name in ("d_model", "n_layers", "d_state", "expand", "d_conv"):
         if getattr(config, name) < 1:
             raise InputError(f"model.{name}={getattr(config, name)}: expected a positive whole number")
+    if config.layer == "s4d" and config.d_state % 2:
+        raise InputError(
+            f"model.d_state={config.d_state}: s4d's states come in pairs, expected an even number"
+        )
     if not 0 < config.dt_min <= config.dt_max:
         raise InputError(
             f"model.dt_min={config.dt_min}, model.dt_max={config.dt_max}: expected 0 < dt_min <= dt_max"
         )
+    if not 0 <= config.dropout < 1:
+        raise InputError(f"model.dropout={config.dropout}: expected a probability below 1")
+
+
+def sequence_layer(config: ModelConfig) -> SequenceLayer:
+    """The layer that `config.layer` names; InputError if there is none of this name."""
     match config.layer:
         case "mamba":
             return Mamba(
                 config.d_model, config.d_state, config.d_conv, config.expand, config.dt_min, config.dt_max
             )
         case "s4d":
-            if config.d_state % 2:
-                raise InputError(
-                    f"model.d_state={config.d_state}: s4d's states come in pairs, expected an even number"
-                )
             return S4D(config.d_model, config.d_state, config.dt_min, config.dt_max)
     raise InputError(f"model.layer={config.layer}: there is no such layer; known: mamba, s4d")
 
@@ -53,10 +55,15 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Token ids to hidden vectors. Its state is the tuple of its layers' states."""
+    """Token ids to hidden vectors. Its state is the tuple of its layers' states.
+
+    Raises:
+        InputError: a layer or a size that doesn't exist.
+    """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
+        check(config)
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
