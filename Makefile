@@ -15,7 +15,7 @@ demo: install
 	@echo "the report: results/report.html"
 
 report: install
-	$(BIN)/snakemake --cores 1 --report results/report.html
+	$(BIN)/snakemake --cores 1 --report results/report.html --report-stylesheet workflows/report/report.css
 
 test: install
 	$(BIN)/pytest

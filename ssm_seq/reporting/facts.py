@@ -15,7 +15,7 @@ MODEL = "this model"
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text; the first column is names, the others are numbers and stand right."""
+    """Cells are text: a name, then numbers; a second line of a cell is shown faintly."""
 
     head: list[str]
     rows: list[list[str]]
@@ -180,22 +180,28 @@ def configuration(results: Results) -> str:
     )
 
 
-def provenance(results: Results) -> list[tuple[str, str]]:
-    """What was run, on what, and the checksum of what it read."""
-    rows = [
-        ("store", results.store.path.name),
-        ("sha256 of the store's bytes", results.store.checksum),
-        ("size of the store", wording.size(len(results.store.data))),
-        ("files", _some(sorted({record.source for record in results.store.records if record.source}))),
+def sources(results: Results) -> list[tuple[str, str]]:
+    """Where the data came from, and the checksum by which it is known again."""
+    n_files = len({record.source for record in results.store.records})
+    return [
+        ("store", f"{results.store.path.name}, {wording.size(len(results.store.data))}"),
+        ("sha256", results.store.checksum),
+        ("files", f"{wording.count(n_files)}, named in {results.config.data.store.samples}"),
     ]
+
+
+def training(results: Results) -> list[tuple[str, str]]:
+    """What the training run says of itself, without what stands elsewhere on the page."""
     run = {key: value for key, value in (results.run or {}).items() if key not in ("config", "store")}
-    return rows + [(key.replace("_", " "), _plain(value)) for key, value in run.items()]
+    return [(key.replace("_", " "), _plain(value)) for key, value in run.items()]
 
 
 def _plain(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
-    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+    if isinstance(value, int | float):
+        return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+    return str(value)
 
 
 def _some(names: list[str], at_most: int = 12) -> str:
@@ -217,7 +223,6 @@ def _bits_interval(row: dict) -> str:
 def _accuracy_cell(point: dict | None) -> str:
     if point is None:
         return "–"
-    interval = (
-        "" if point.get("low") is None else f"\n{wording.percent_interval(point['low'], point['high'])}"
-    )
-    return wording.percent(point["value"]) + interval
+    text = wording.percent(point["value"])
+    certain = point.get("low") in (None, point.get("high"))
+    return text if certain else f"{text}\n{wording.percent_interval(point['low'], point['high'])}"

@@ -132,17 +132,16 @@ def bits_by_context(by_context: Sequence[dict], baselines: Sequence[dict], unit:
     """How many bits a position costs, by how much the model has read before it."""
     figure = blank(2.9)
     axes = figure.subplots()
-    positions = np.array([point["position"] for point in by_context])
+    positions = [point["position"] for point in by_context]
     values = [point["bits_per_byte"] for point in by_context]
-    axes.plot(positions, values, "o-" if len(values) <= 40 else "-", color=MODEL, linewidth=1.3)
+    axes.plot(positions, values, "o-", color=MODEL, linewidth=1.3)
     labels = [(values[-1], "this model", MODEL)]
     for number, (name, points) in enumerate(_by_name(baselines, "bits_per_byte").items()):
         colour = (COLOURS[7], COLOURS[6], COLOURS[5], COLOURS[3])[number % 4]
         axes.axhline(points[0]["value"], color=colour, linewidth=1, linestyle=(0, (4, 3)))
         labels.append((points[0]["value"], name, colour))
-    if positions.max() > 30 * max(positions.min(), 1):
-        axes.set_xscale("symlog", base=2, linthresh=1)
-        axes.xaxis.set_major_formatter(_SHORT)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(positions[::2], [wording.count(position) for position in positions[::2]])
     axes.set(xlabel=f"{unit}s read before", ylabel=f"bits per {unit}")
     grid(axes)
     _end_labels(axes, labels)

@@ -56,7 +56,8 @@ def render_page(results: Results, shown: Sequence[Panel], sounds: Sequence[Sound
             mismatches=facts.mismatch_table(results),
             data=facts.data_table(results),
             configuration=facts.configuration(results),
-            provenance=facts.provenance(results),
+            sources=facts.sources(results),
+            training=facts.training(results),
         )
     )
 

@@ -142,7 +142,8 @@ def _sounds(results: Results, sounds: list[Sound]) -> list[Panel]:
         caption = (
             "Left a recording that the model never saw in training, right what the model made up"
             f"{prompt}, sample by sample in recurrent mode: {wording.count(made['steps_per_second'])} "
-            f"samples a second, temperature {made['temperature']:g}, top-p {made['top_p']:g}, seed {made['seed']}."
+            f"samples a second, temperature {made['temperature']:g}, top-p {made['top_p']:g}, "
+            f"seed {made['seed']}."
         )
     else:
         caption = "The opening of one test recording for each label."

@@ -103,6 +103,7 @@ def sound_pictures(sounds: Sequence[Sound]) -> Figure:
             vmin=loudest - _RANGE, vmax=loudest, extent=(0, seconds, 0, sound.rate / 2000),
         )  # fmt: skip
         picture.xaxis.set_major_locator(MaxNLocator(4))
+        picture.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         picture.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         picture.set_xlabel("seconds")
     panels[1, 0].set_ylabel("kHz")

@@ -48,7 +48,7 @@ _STYLE = {
     "legend.frameon": False,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
-    "savefig.facecolor": "none",
+    "savefig.facecolor": "auto",
     "svg.fonttype": "none",
     "svg.hashsalt": "ssm_seq",
 }
@@ -80,7 +80,8 @@ def themed(svg: str, prefix: str) -> str:
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     element = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", element)
-    for name, ink in (("ink", INK), ("muted", MUTED), ("faint", FAINT), ("paper", PAPER)):
+    inks = {"ink": INK, "muted": MUTED, "faint": FAINT, "paper": PAPER, "accent": COLOURS[0]}
+    for name, ink in inks.items():
         # matplotlib writes `fill: #24292f` inside style attributes, where CSS variables work.
         element = element.replace(f": {ink}", f": var(--{name}, {ink})")
     return element

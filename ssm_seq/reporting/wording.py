@@ -26,9 +26,14 @@ def short_count(value: float) -> str:
     return f"{value:g}"
 
 
+def figure(value: float) -> str:
+    """Any measured value, to four digits: 0.94812 -> '0.9481', 73400.2 -> '73,400'."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def duration(seconds: float) -> str:
-    """4000 -> '1 h 7 min', 75 -> '1 min 15 s', 4.21 -> '4.2 s'."""
-    if seconds < 60:
+    """4000 -> '1 h 6 min', 75 -> '1 min 15 s', 4.21 -> '4.2 s'."""
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

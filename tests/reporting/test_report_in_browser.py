@@ -11,30 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+# The rules and captions of the real workflow, on result files that are there already.
 SNAKEFILE = """
-import dataclasses, json, os, sys
-from ssm_seq.config import compose
-
-os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-RESULTS = "results"
-config["experiments"], config["stores"] = ["species", "speech", "language"], ["lambda_consensus"]
-
-
-def experiment_config(name):
-    return compose([f"experiment={{name}}"], "{root}/config")
-
-
-def store_folder(wildcards):
-    return f"{{RESULTS}}/stores/{{experiment_config(wildcards.experiment).data.store.name}}"
-
-
-def store_files(wildcards):
-    return [f"{{store_folder(wildcards)}}/{{name}}" for name in ("sequence.npy", "index.json")]
+config |= {{
+    "results": "results",
+    "experiments": ["species", "speech", "language"],
+    "stores": ["lambda_consensus"],
+}}
 
 
 report: "{root}/workflows/report/workflow.rst"
 
 
+include: "{root}/workflows/rules/common.smk"
 include: "{root}/workflows/rules/report.smk"
 
 
@@ -107,7 +96,6 @@ def test_report_opens_with_plots_and_players_and_without_complaint(browser: obje
     wait = WebDriverWait(browser, 60)
     browser.get(report.as_uri())
     wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, "nav"))
-    assert "State-space models" in browser.find_element(By.TAG_NAME, "body").text
 
     pictures = result_paths(browser, "image/svg+xml")
     assert {"loss.svg", "confusion.svg", "timings.svg", "sounds.svg"} <= {
@@ -119,7 +107,6 @@ def test_report_opens_with_plots_and_players_and_without_complaint(browser: obje
         show(browser, path, "img")
         assert wait.until(lambda b, path=path: b.execute_script(width, path)) > 100, path
 
-    browser.find_element(By.CSS_SELECTOR, "nav a").click()
     pages = result_paths(browser, "text/html")
     assert any(path.endswith("summary.html") for path in pages)
     players = 0
@@ -139,15 +126,26 @@ def test_report_opens_with_plots_and_players_and_without_complaint(browser: obje
 
 
 @pytest.mark.slow
-def test_start_page_leads_to_the_summary(browser: object, report: Path) -> None:
+def test_report_opens_with_the_summary_and_leads_back_to_it(browser: object, report: Path) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    browser.get(report.as_uri())
     wait = WebDriverWait(browser, 60)
-    wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, "a.page"))[0].click()
-    browser.switch_to.frame(wait.until(lambda b: b.find_element(By.TAG_NAME, "iframe")))
-    assert "Summary" in wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, "main h1"))[0].text
+
+    def summary_is_shown() -> bool:
+        browser.switch_to.frame(wait.until(lambda b: b.find_element(By.TAG_NAME, "iframe")))
+        title = wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, "main h1"))[0].text
+        browser.switch_to.default_content()
+        return "Summary" in title
+
+    browser.get(report.as_uri())
+    assert summary_is_shown()
+    browser.find_element(By.XPATH, "//nav//span[text()='Workflow']").click()
+    wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, "#brand"))
+    assert "State-space models" in browser.find_element(By.CSS_SELECTOR, ".prose h1").text
+    assert not browser.find_elements(By.TAG_NAME, "iframe")
+    browser.find_element(By.CSS_SELECTOR, "a.page").click()
+    assert summary_is_shown()
 
 
 def test_browser_sees_a_page_that_complains(browser: object, tmp_path: Path) -> None:

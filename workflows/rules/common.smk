@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 from pathlib import Path
 
@@ -74,6 +75,12 @@ def values(name, *sections):
     whole = dataclasses.asdict(experiment_config(name))
     whole["data"]["store"] = whole["data"]["store"]["name"]
     return json.dumps({section: whole[section] for section in sections}, sort_keys=True)
+
+
+def config_digest(name):
+    """Changes with the experiment. A result's parameters are shown in the report, where the page has the values."""
+    whole = json.dumps(dataclasses.asdict(experiment_config(name)), sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
 def page_inputs(wildcards):

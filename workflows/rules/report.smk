@@ -24,7 +24,7 @@ rule page:
     benchmark:
         f"{RESULTS}/benchmarks/page/{{experiment}}.tsv"
     params:
-        config=lambda wildcards: json.dumps(dataclasses.asdict(experiment_config(wildcards.experiment))),
+        config=lambda wildcards: config_digest(wildcards.experiment),
         folder=subpath(output.page, parent=True),
         store=store_folder,
         benchmarks=f"{RESULTS}/benchmarks",
