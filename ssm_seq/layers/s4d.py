@@ -43,7 +43,7 @@ class S4D(SequenceLayer[S4DState]):
     def forward(self, x: Tensor, state: S4DState | None = None) -> tuple[Tensor, S4DState]:
         with torch.autocast(x.device.type, enabled=False):
             # (d_model, batch, length): the transform and the products run along contiguous memory.
-            u = x.to(self.D.dtype).permute(2, 0, 1).contiguous()
+            u = _Transpose.apply(x.to(self.D.dtype).flatten(0, 1)).unflatten(1, x.shape[:2])
             exponent, Bbar, C = self._discretise()
             carried = None if state is None else state.x.transpose(0, 1)
             outputs = []
@@ -51,7 +51,8 @@ class S4D(SequenceLayer[S4DState]):
                 y, carried = self._convolve(chunk, exponent, Bbar, C, carried)
                 outputs.append(y)
             y = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
-            y = F.gelu(y + self.D[:, None, None] * u).permute(1, 2, 0)
+            y = F.gelu(y + self.D[:, None, None] * u)
+            y = _Transpose.apply(y.flatten(1)).unflatten(0, x.shape[:2])
         return F.glu(self.out_proj(y), dim=-1), S4DState(carried.transpose(0, 1))
 
     def step(self, x_t: Tensor, state: S4DState) -> tuple[Tensor, S4DState]:
@@ -117,6 +118,18 @@ class S4D(SequenceLayer[S4DState]):
 
     def ssm_parameters(self) -> list[nn.Parameter]:
         return [self.log_dt, self.log_A_real, self.A_imag]
+
+
+class _Transpose(torch.autograd.Function):
+    """The transpose of a matrix, contiguous, as is its gradient: mixed layouts slow down all that follows."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        return x.t().contiguous()
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return gradient.t().contiguous()
 
 
 class _Convolution(torch.autograd.Function):
