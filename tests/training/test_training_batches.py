@@ -1,0 +1,90 @@
+"""What a batch holds: targets, weights, labels."""
+
+import numpy as np
+import pytest
+import torch
+
+from ssm_seq.data.store import Range, Store, StoreWriter
+from ssm_seq.data.windows import windows
+from ssm_seq.errors import InputError
+from ssm_seq.training.batches import read_batch, training_sampler, validation_batches
+
+CPU = torch.device("cpu")
+
+
+def store_of(path, *records):
+    """records: (name, text, label, split or ranges)."""
+    with StoreWriter(path, "dna") as writer:
+        for name, text, label, where in records:
+            place = {"split": where} if isinstance(where, str) else {"ranges": where}
+            writer.add(name, [text], label=label, **place)
+    return Store.open(path)
+
+
+def test_language_model_batch_by_hand(tmp_path, small):
+    store = store_of(tmp_path / "s", ("r", b"ACgtNA", None, "train"))
+    config = small("language_model")
+    config.data.window = 6
+    batch = read_batch(windows(store, "train", 6), np.array([0]), config, CPU)
+    assert batch.inputs.tolist() == [[0, 1, 2, 3, 4]]
+    assert batch.targets.tolist() == [[1, 2, 3, 4, 0]]
+    assert batch.weights.tolist() == [[1, 0.5, 0.5, 0, 1]]  # C, soft-masked g and t, N, A
+    assert batch.known.tolist() == [[True, True, True, False, True]]
+
+
+def test_weights_follow_the_strand(tmp_path, small):
+    store = store_of(tmp_path / "s", ("r", b"ACgtNA", None, "train"))
+    config = small("language_model")
+    both = windows(store, "train", 6, both_strands=True)
+    batch = read_batch(both, np.array([1]), config, CPU)  # T N a c G T
+    assert batch.inputs.tolist() == [[3, 4, 0, 1, 2]]
+    assert batch.weights.tolist() == [[0, 0.5, 0.5, 1, 1]]
+
+
+def test_classify_batch_has_store_labels(dna, small):
+    batch = read_batch(windows(dna, "test", 48), np.array([0, 40]), small(), CPU)
+    assert batch.inputs.shape == (2, 48)
+    assert [dna.labels[i] for i in batch.targets] == ["AT", "GC"]
+    assert batch.weights.tolist() == [1, 1]
+
+
+def test_classes_are_drawn_alike_whatever_their_size(tmp_path, small):
+    store = store_of(tmp_path / "s", ("big", b"A" * 5000, "a", "train"), ("little", b"C" * 60, "b", "train"))
+    config = small(batch_size=2000)
+    sampler = training_sampler(config, store)
+    assert 0.45 < sampler.windows.labels_of(sampler.next()).mean() < 0.55
+
+
+def test_a_label_missing_in_train(tmp_path, small):
+    store = store_of(tmp_path / "s", ("r1", b"A" * 90, "a", "train"), ("r2", b"C" * 90, "b", "test"))
+    with pytest.raises(InputError, match="label 'b' of record 'r2' has no window of 48 positions in train"):
+        training_sampler(small(), store)
+
+
+def test_a_label_too_short_in_train(tmp_path, small):
+    cut = [Range(0, 20, "train"), Range(20, 90, "test")]
+    store = store_of(tmp_path / "s", ("r1", b"A" * 90, "a", "train"), ("r2", b"C" * 90, "b", cut))
+    with pytest.raises(InputError, match="label 'b' of record 'r2' has no window of 48 positions in train"):
+        training_sampler(small(), store)
+
+
+def test_a_record_without_label(tmp_path, small):
+    store = store_of(tmp_path / "s", ("r1", b"A" * 90, "a", "train"), ("r2", b"C" * 90, None, "valid"))
+    with pytest.raises(InputError, match="record 'r2' has no label"):
+        training_sampler(small(), store)
+
+
+def test_a_language_model_needs_no_label(tmp_path, small):
+    store = store_of(tmp_path / "s", ("r1", b"A" * 90, None, "train"))
+    assert len(training_sampler(small("language_model"), store).next()) == 4
+
+
+def test_validation_is_always_the_same(dna, small):
+    first, again = (list(validation_batches(small(), dna, CPU)) for _ in range(2))
+    assert len(first) == 2 and all(len(batch.inputs) == 4 for batch in first)
+    assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(first, again, strict=True))
+
+
+def test_no_valid_split_no_validation(tmp_path, small):
+    store = store_of(tmp_path / "s", ("r1", b"A" * 90, "a", "train"))
+    assert list(validation_batches(small(), store, CPU)) == []

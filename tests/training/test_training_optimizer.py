@@ -1,0 +1,106 @@
+"""Groups, schedule, and what a step is made of."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ssm_seq.config import ModelConfig, OptimConfig
+from ssm_seq.models import Classifier, LanguageModel
+from ssm_seq.training.batches import losses, read_batch
+from ssm_seq.training.loop import Run
+from ssm_seq.training.optimizer import parameter_groups, schedule
+
+
+@pytest.mark.parametrize("layer", ["mamba", "s4d"])
+@pytest.mark.parametrize("task", ["classify", "language_model"])
+def test_groups_hold_every_parameter_once(layer, task):
+    config = ModelConfig(layer=layer, d_model=8, n_layers=2, d_state=4)
+    model = (
+        Classifier(config, 15, ["a", "b"], "dna") if task == "classify" else LanguageModel(config, 15, "dna")
+    )
+    groups = parameter_groups(model, OptimConfig(lr=1.0, ssm_lr=0.25, weight_decay=0.1))
+    members = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(members) == sorted(id(parameter) for parameter in model.parameters())
+
+    by_name = {group["name"]: group for group in groups}
+    ssm = {id(parameter) for parameter in by_name["ssm"]["params"]}
+    assert ssm == {id(parameter) for parameter in model.ssm_parameters()}
+    assert [
+        (name, by_name[name]["lr"], by_name[name]["weight_decay"]) for name in ("decayed", "plain", "ssm")
+    ] == [
+        ("decayed", 1.0, 0.1),
+        ("plain", 1.0, 0.0),
+        ("ssm", 0.25, 0.0),
+    ]
+    plain = {id(parameter) for parameter in by_name["plain"]["params"]}
+    assert id(model.backbone.embedding.weight) in plain
+    assert id(model.backbone.norm.weight) in plain
+    assert all(parameter.ndim >= 2 for parameter in by_name["decayed"]["params"])
+
+
+def test_tied_and_frozen_parameters():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(5, 3), nn.Linear(3, 5)
+            self.frozen = nn.Linear(3, 3).requires_grad_(False)
+            self.head.weight = self.embedding.weight
+
+        def ssm_parameters(self):
+            return []
+
+    model = Tied()
+    groups = parameter_groups(model, OptimConfig())
+    assert [(group["name"], len(group["params"])) for group in groups] == [("plain", 2)]
+
+
+def test_schedule_values():
+    optim = OptimConfig(warmup_steps=4, steps=15, min_lr_ratio=0.1)
+    assert [schedule(step, optim) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert schedule(4, optim) == 1.0
+    assert schedule(9, optim) == pytest.approx(0.55)  # half-way from 4 to 14
+    assert schedule(14, optim) == pytest.approx(0.1)
+    falling = [schedule(step, optim) for step in range(4, 15)]
+    assert falling == sorted(falling, reverse=True)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_schedule_of_runs_shorter_than_their_warm_up(steps):
+    optim = OptimConfig(warmup_steps=3, steps=steps)
+    assert all(0 < schedule(step, optim) <= 1 for step in range(steps))
+
+
+def test_accumulated_batches_count_as_one(dna, small):
+    """Two batches of 4 give the gradient of the 8 windows together, though their weights differ."""
+    config = small("language_model", accumulate=2)
+    config.model.dropout = 0.0
+    run = Run(config, dna, torch.device("cpu"))
+    reference = Run(config, dna, torch.device("cpu"))
+    batches = [
+        read_batch(reference.sampler.windows, reference.sampler.next(), config, reference.device)
+        for _ in "ab"
+    ]
+    whole = type(batches[0])(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+    assert batches[0].weights.sum() != batches[1].weights.sum()
+    loss = (losses(reference.model, whole)[0] * whole.weights).sum() / whole.weights.sum()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(reference.model.parameters(), math.inf)
+
+    assert run.take_step() == pytest.approx(float(norm), rel=1e-4)
+    assert run.progress.recent == [pytest.approx(loss.item(), rel=1e-5)]
+    assert run.progress.tokens == 8 * 47
+
+
+def test_clipping_bounds_the_step(dna, small):
+    config = small(clip=1e-3)
+    run = Run(config, dna, torch.device("cpu"))
+    seen = []
+    run.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: seen.append(
+            math.sqrt(sum(float(p.grad.norm()) ** 2 for g in optimizer.param_groups for p in g["params"]))
+        )
+    )
+    assert run.take_step() > 1e-3  # the norm that is reported is the one before clipping
+    assert seen[0] == pytest.approx(1e-3, rel=1e-3)
