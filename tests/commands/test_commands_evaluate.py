@@ -34,11 +34,10 @@ def dna(tmp_path) -> Store:
 
 @pytest.fixture
 def sound(tmp_path) -> Store:
-    random = np.random.default_rng(0)
     with StoreWriter(tmp_path / "sound", "mu_law", sample_rate=8000) as writer:
         for label, hertz in (("high", 2500), ("low", 250)):
             for split in ("train", "valid", "test"):
-                wave = np.sin(2 * np.pi * hertz * np.arange(3000) / 8000 + random.random()) * 0.5
+                wave = np.sin(2 * np.pi * hertz * np.arange(3000) / 8000) * 0.5
                 writer.add(
                     f"{label}_{split}", [writer.alphabet.encode_waveform(wave)], label=label, split=split
                 )
@@ -108,7 +107,7 @@ def test_baselines_of_sound(sound):
     config.data.window = 1000
     lines = evaluate_baselines(config, sound)["results"]
     assert [line["name"] for line in lines] == ["order-0 Markov", "order-2 Markov", "FLAC (8 bit codes)"]
-    assert all(line["metric"] == "bits_per_byte" and 0 < line["value"] < 9 for line in lines)
+    assert all(line["metric"] == "bits_per_byte" and 0 < line["value"] < 8 for line in lines)
     json.dumps(lines)
 
 

@@ -117,3 +117,21 @@ def test_a_checkpoint_of_another_shape_is_refused(dna, small, tmp_path):
         InputError, match=r"tensor backbone.embedding.weight is \(15, 16\) there, \(15, 8\) in"
     ):
         train(small(), dna, tmp_path / "out", "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("task", ["classify", "language_model"])
+def test_on_a_gpu_in_bfloat16(task, dna, small, tmp_path):
+    """An interrupted run goes on; weights stay float32; the record names the device."""
+    config = small(task, steps=12)
+    run = Run(config, dna, torch.device("cuda"))
+    for _ in range(6):
+        run.take_step()
+    Checkpoints(tmp_path / "out/checkpoints", identity(config, dna)).save(6, run.state())
+    train(config, dna, tmp_path / "out", "cuda")
+    assert [line["step"] for line in metrics(tmp_path / "out") if "loss" in line] == [8, 10, 12]
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["device"] == torch.cuda.get_device_name()
+    assert record["peak_device_mib"] > 0
+    assert {p.dtype for p in load_model(tmp_path / "out/model").parameters()} == {torch.float32}
