@@ -154,11 +154,11 @@ def remarks(results: Results) -> list[str]:
             members.setdefault(span.split, set()).add(record.group)
     one = "speaker" if results.store.sample_rate else "group"
     one_each = all(len(names) == 1 and None not in names for names in groups.values())
-    if results.evaluation["task"] == "classify" and one_each:
+    if results.evaluation["task"] == "classify" and one_each and not found:
         names = ", ".join(f"{label}: {next(iter(group))}" for label, group in sorted(groups.items()))
         found.append(
-            f"Each label is one {one} ({names}), so whoever knows the {one} knows the label: these figures "
-            f"say nothing about a {one} that the model has not met."
+            f"Each label has one {one} only ({names}), so the model may tell {one}s apart instead of labels: "
+            f"these figures say nothing about a {one} that it has not met."
         )
     test, train = members.get("test", set()), members.get("train", set())
     if test and train and None not in test | train and not test & train:

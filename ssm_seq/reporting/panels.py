@@ -56,11 +56,11 @@ def generated_text(results: Results, at_most: int = 1200) -> list[tuple[str, str
 
 
 def window_result(results: Results) -> dict | None:
-    """A classifier's result at the window length it was trained with, else at the first there is."""
+    """A classifier's result at the shortest length that is no shorter than its training windows."""
     if not results.evaluation or results.evaluation["task"] != "classify":
         return None
-    found = results.evaluation["results"]
-    return next((result for result in found if result["length"] == results.config.data.window), found[0])
+    found = sorted(results.evaluation["results"], key=lambda result: result["length"])
+    return next((result for result in found if result["length"] >= results.config.data.window), found[-1])
 
 
 def positions(results: Results, count: int) -> str:

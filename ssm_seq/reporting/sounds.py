@@ -19,7 +19,7 @@ from ssm_seq.errors import InputError
 from ssm_seq.reporting.style import COLOURS, blank
 
 _FRAME = 256  # samples: 32 ms at 8 kHz
-_HOP = 64
+_COLUMNS = 480  # of all spectrograms together; more would not be seen
 _RANGE = 70  # dB shown below the loudest point
 _BINS = 240  # of a waveform's envelope
 
@@ -87,7 +87,7 @@ def sound_pictures(sounds: Sequence[Sound]) -> Figure:
     panels = figure.subplots(
         2, len(sounds), squeeze=False, sharex=True, sharey="row", height_ratios=[1, 2.6]
     )  # fmt: skip
-    power = [_decibel(sound) for sound in sounds]
+    power = [_decibel(sound, _COLUMNS // len(sounds)) for sound in sounds]
     loudest = max(image.max() for image in power)
     peak = max(float(np.abs(sound.samples).max()) for sound in sounds)
     for sound, image, waveform, picture in zip(sounds, power, *panels, strict=True):
@@ -110,9 +110,10 @@ def sound_pictures(sounds: Sequence[Sound]) -> Figure:
     return figure
 
 
-def _decibel(sound: Sound) -> NDArray[np.float32]:
+def _decibel(sound: Sound, columns: int) -> NDArray[np.float32]:
     frame = min(_FRAME, len(sound.samples))
+    hop = min(max(len(sound.samples) // columns, 1), frame)
     _, _, power = spectrogram(
-        sound.samples, sound.rate, window="hann", nperseg=frame, noverlap=max(frame - _HOP, 0), detrend=False
+        sound.samples, sound.rate, window="hann", nperseg=frame, noverlap=frame - hop, detrend=False
     )
     return 10 * np.log10(power + 1e-12)

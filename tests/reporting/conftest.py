@@ -222,9 +222,45 @@ def write_consensus(results: Path) -> None:
     _write_benchmarks(results, "lambda_consensus", "lambda_consensus", [])
 
 
+EXPERIMENTS = {
+    "species": """
+title: Bacterial species from DNA
+data: {window: 1000, store: {name: genomes, samples: genomes.tsv}}
+evaluate: {lengths: [256, 1024, 4096, 65536]}
+score: {input: ecoli.fa.gz}
+""",
+    "speech": """
+title: A language model of raw speech
+data: {window: 2048, store: {kind: audio, name: prompts, samples: prompts.tsv}}
+task: {name: language_model}
+generate: {length: 16000, prompt_length: 4000}
+""",
+    "language": """
+title: Spoken language from the raw waveform
+data: {window: 4096, store: {kind: audio, name: prompts, samples: prompts.tsv}}
+evaluate: {lengths: [4096]}
+""",
+    "lambda_consensus": """
+title: Consensus of phage lambda
+data: {store: {kind: consensus, name: lambda_consensus, samples: lambda.tsv}}
+""",
+}
+
+
+@pytest.fixture(scope="session")
+def config_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hydra tree with the four experiments."""
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "config.yaml").write_text("defaults: [schema, _self_, {experiment: species}]\n")
+    (folder / "experiment").mkdir()
+    for name, text in EXPERIMENTS.items():
+        (folder / f"experiment/{name}.yaml").write_text(f"# @package _global_{text}")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder with the experiments species, speech and language; read only."""
+    """A results folder of the experiments in EXPERIMENTS; read only."""
     folder = tmp_path_factory.mktemp("results")
     write_species(folder)
     write_speech(folder)

@@ -35,7 +35,7 @@ rule all:
 
 
 @pytest.fixture(scope="session")
-def report(tmp_path_factory: pytest.TempPathFactory, results: Path) -> Path:
+def report(tmp_path_factory: pytest.TempPathFactory, results: Path, config_dir: Path) -> Path:
     """The report that SSM_SEQ_REPORT names, else one that Snakemake makes here of small result files."""
     if named := os.environ.get("SSM_SEQ_REPORT"):
         path = Path(named) if Path(named).is_absolute() else ROOT / named
@@ -43,7 +43,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, results: Path) -> Path:
         return path
     folder = tmp_path_factory.mktemp("workflow")
     (folder / "results").symlink_to(results)
-    (folder / "config").symlink_to(ROOT / "config")
+    (folder / "config").symlink_to(config_dir)
     (folder / "Snakefile").write_text(SNAKEFILE.format(root=ROOT))
     snakemake = [sys.executable, "-m", "snakemake", "--cores", "1", "--quiet", "all"]
     style = ["--report-stylesheet", str(ROOT / "workflows/report/report.css")]

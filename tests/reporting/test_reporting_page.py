@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ssm_seq.config import Config, compose
+from ssm_seq.config import compose
 from ssm_seq.errors import InputError
 from ssm_seq.files import write_json
 from ssm_seq.reporting import facts, page, summary
@@ -23,17 +23,35 @@ STORES = {
 }
 
 
-def read(results: Path, name: str, config: Config | None = None) -> Results:
-    config = config or compose([f"experiment={name}"], ROOT / "config")
-    return read_results(results / name, results / "stores" / STORES[name], results / "benchmarks", config)
+class Reports:
+    """Reads and renders experiments of a results folder with the configuration in `config_dir`."""
+
+    def __init__(self, config_dir: Path) -> None:
+        self.config_dir = config_dir
+
+    def read(self, results: Path, name: str, *overrides: str) -> Results:
+        config = compose([f"experiment={name}", *overrides], self.config_dir)
+        store = results / "stores" / STORES[name]
+        return read_results(results / name, store, results / "benchmarks", config)
+
+    def run(self, results: Path, name: str, out: Path) -> int:
+        arguments = ["--folder", results / name, "--store", results / "stores" / STORES[name]]
+        arguments += ["--benchmarks", results / "benchmarks", "--config-dir", self.config_dir]
+        arguments += ["--figures", out / "figures", "--out", out / "page.html", f"experiment={name}"]
+        return page.main([str(argument) for argument in arguments])
+
+    def page(self, results: Path, name: str, out: Path) -> str:
+        assert self.run(results, name, out) == 0
+        return (out / "page.html").read_text()
+
+    def summary(self, results: Path, out: Path, *names: str) -> int:
+        arguments = ["--results", results, "--out", out, "--config-dir", self.config_dir, *names]
+        return summary.main([str(argument) for argument in arguments])
 
 
-def make(results: Path, name: str, out: Path) -> str:
-    arguments = ["--folder", str(results / name), "--store", str(results / "stores" / STORES[name])]
-    arguments += ["--benchmarks", str(results / "benchmarks"), "--config-dir", str(ROOT / "config")]
-    arguments += ["--figures", str(out / "figures"), "--out", str(out / "page.html"), f"experiment={name}"]
-    assert page.main(arguments) == 0
-    return (out / "page.html").read_text()
+@pytest.fixture
+def reports(config_dir: Path) -> Reports:
+    return Reports(config_dir)
 
 
 @pytest.fixture
@@ -52,9 +70,9 @@ def copy(results: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_page_has_the_figures_that_the_results_allow(
-    results: Path, tmp_path: Path, name: str, figures: set[str]
+    reports: Reports, results: Path, tmp_path: Path, name: str, figures: set[str]
 ) -> None:
-    html = make(results, name, tmp_path)
+    html = reports.page(results, name, tmp_path)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{figure}.svg" for figure in figures}
     assert set(re.findall(r'<figure id="(\w+)">', html)) == figures
     assert html.count("<svg") == len(figures)
@@ -63,9 +81,11 @@ def test_page_has_the_figures_that_the_results_allow(
 
 
 @pytest.mark.parametrize("name", STORES)
-def test_page_is_the_same_twice_and_needs_nothing_else(results: Path, tmp_path: Path, name: str) -> None:
-    html = make(results, name, tmp_path / "a")
-    assert html == make(results, name, tmp_path / "b")
+def test_page_is_the_same_twice_and_needs_nothing_else(
+    reports: Reports, results: Path, tmp_path: Path, name: str
+) -> None:
+    html = reports.page(results, name, tmp_path / "a")
+    assert html == reports.page(results, name, tmp_path / "b")
     for figure in (tmp_path / "a/figures").iterdir():
         assert figure.read_bytes() == (tmp_path / "b/figures" / figure.name).read_bytes()
     links = re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?([^"\')\s>]+)', html)
@@ -75,8 +95,8 @@ def test_page_is_the_same_twice_and_needs_nothing_else(results: Path, tmp_path: 
     assert len(ids) == len(set(ids))
 
 
-def test_page_of_a_classifier_says_what_was_measured(results: Path, tmp_path: Path) -> None:
-    html = make(results, "species", tmp_path)
+def test_page_of_a_classifier_says_what_was_measured(reports: Reports, results: Path, tmp_path: Path) -> None:
+    html = reports.page(results, "species", tmp_path)
     assert "Bacterial species from DNA" in html
     for said in (
         "94.8 %",
@@ -88,66 +108,67 @@ def test_page_of_a_classifier_says_what_was_measured(results: Path, tmp_path: Pa
     assert "With 65,536 bases to read, the same model reaches 100.0 %" in html
     assert "No group of the test split was seen in training" in html
     assert "4,641,652 bases in one recurrent pass" in html
-    assert "reverse_complement: true" in html  # the configuration
+    assert "window: 1000" in html  # the configuration
     assert "7da1d7a8e155050def9d754d7729348d0f44d32c" in html
-    assert read(results, "species").store.checksum in html
+    assert reports.read(results, "species").store.checksum in html
     assert "<audio" not in html
 
 
-def test_page_of_sound_has_players(results: Path, tmp_path: Path) -> None:
-    html = make(results, "speech", tmp_path)
+def test_page_of_sound_has_players(reports: Reports, results: Path, tmp_path: Path) -> None:
+    html = reports.page(results, "speech", tmp_path)
     assert html.count("<audio controls") == 2
     assert "en/prompt3" in html  # the recording that the model went on from
     assert "after the first 0.5 s of it" in html
-    assert make(results, "language", tmp_path).count("<audio controls") == 5
+    assert reports.page(results, "language", tmp_path).count("<audio controls") == 5
 
 
-def test_one_speaker_a_label_is_not_hidden(results: Path) -> None:
-    remarks = facts.remarks(read(results, "language"))
-    assert any("Each label is one speaker" in remark and "speaker_en" in remark for remark in remarks)
-    assert not any("Each label" in remark for remark in facts.remarks(read(results, "species")))
+def test_one_speaker_a_label_is_not_hidden(reports: Reports, results: Path) -> None:
+    remarks = facts.remarks(reports.read(results, "language"))
+    assert any("Each label has one speaker only" in remark and "speaker_en" in remark for remark in remarks)
+    assert not any("Each label" in remark for remark in facts.remarks(reports.read(results, "species")))
 
 
-def test_own_remark_comes_first(results: Path) -> None:
-    config = compose(["experiment=species", "remark='Mind the gap.'"], ROOT / "config")
-    assert facts.remarks(read(results, "species", config))[0] == "Mind the gap."
+def test_own_remark_takes_the_place_of_the_general_one(reports: Reports, results: Path) -> None:
+    found = reports.read(results, "language", "remark='Mind the gap.'")
+    assert facts.remarks(found) == ["Mind the gap."]
 
 
-def test_a_store_that_changed_since_training_is_told(copy: Path) -> None:
+def test_a_store_that_changed_since_training_is_told(reports: Reports, copy: Path) -> None:
     run = json.loads((copy / "species/run.json").read_text())
     run["store"]["checksum"] = "0" * 64
     write_json(copy / "species/run.json", run)
     assert any(
-        "not those that the model was trained on" in text for text in facts.remarks(read(copy, "species"))
+        "not those that the model was trained on" in text
+        for text in facts.remarks(reports.read(copy, "species"))
     )
 
 
-def test_page_of_a_consensus(results: Path, tmp_path: Path) -> None:
-    html = make(results, "lambda_consensus", tmp_path)
+def test_page_of_a_consensus(reports: Reports, results: Path, tmp_path: Path) -> None:
+    html = reports.page(results, "lambda_consensus", tmp_path)
     for said in ("99.914 %", "47,706", "mean depth of 9.2 reads", "1,104"):
         assert said in html
 
 
-def test_text_from_results_is_escaped(copy: Path, tmp_path: Path) -> None:
+def test_text_from_results_is_escaped(reports: Reports, copy: Path, tmp_path: Path) -> None:
     path = copy / "species/baselines.json"
     path.write_text(path.read_text().replace("majority class", "<script>alert(1)</script>"))
-    html = make(copy, "species", tmp_path)
+    html = reports.page(copy, "species", tmp_path)
     assert "<script" not in html
     assert "&lt;script&gt;" in html
 
 
-def test_generated_bases_are_shown(copy: Path, tmp_path: Path) -> None:
+def test_generated_bases_are_shown(reports: Reports, copy: Path, tmp_path: Path) -> None:
     (copy / "species/generated").mkdir()
     (copy / "species/generated/generated.fa").write_text(">generated-0\nGATTACA\n")
-    assert "GATTACA" in make(copy, "species", tmp_path)
+    assert "GATTACA" in reports.page(copy, "species", tmp_path)
 
 
 @pytest.mark.parametrize(
     "missing", ["score.json", "evaluation.json", "baselines.json", "metrics.jsonl", "run.json"]
 )
-def test_missing_results_leave_their_figures_out(copy: Path, missing: str) -> None:
+def test_missing_results_leave_their_figures_out(reports: Reports, copy: Path, missing: str) -> None:
     (copy / "species" / missing).unlink()
-    found = read(copy, "species")
+    found = reports.read(copy, "species")
     shown = {panel.name for panel in panels(found, sounds_of(found))}
     gone = {
         "score.json": {"whole_pass"},
@@ -169,21 +190,23 @@ def test_missing_results_leave_their_figures_out(copy: Path, missing: str) -> No
     ],
 )
 def test_damaged_results_get_one_sentence(
-    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture, damaged: str, content: str | None, said: str
+    reports: Reports,
+    copy: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    damaged: str,
+    content: str | None,
+    said: str,
 ) -> None:
     (copy / damaged).unlink()
     if content is not None:
         (copy / damaged).write_text(content)
     with pytest.raises(InputError, match=said) as caught:
-        read(copy, "species")
+        reports.read(copy, "species")
     assert damaged in str(caught.value)
-    arguments = ["--folder", str(copy / "species"), "--store", str(copy / "stores/genomes")]
-    arguments += ["--benchmarks", str(copy / "benchmarks"), "--config-dir", str(ROOT / "config")]
-    out = tmp_path / "out"
-    arguments += ["--figures", str(out / "figures"), "--out", str(out / "page.html"), "experiment=species"]
-    assert page.main(arguments) == 2
+    assert reports.run(copy, "species", tmp_path / "out") == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert not out.exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_steps_come_in_the_order_of_the_work(results: Path) -> None:
@@ -203,22 +226,20 @@ def test_a_step_too_short_to_be_watched_has_no_memory(tmp_path: Path) -> None:
     assert read_steps(tmp_path, ["x"]) == [Step("train x", 0.01, None)]
 
 
-def test_summary_shows_every_experiment(results: Path, tmp_path: Path) -> None:
+def test_summary_shows_every_experiment(reports: Reports, results: Path, tmp_path: Path) -> None:
     out = tmp_path / "summary.html"
-    arguments = ["--results", str(results), "--out", str(out), "--config-dir", str(ROOT / "config"), *STORES]
-    assert summary.main(arguments) == 0
+    assert reports.summary(results, out, *STORES) == 0
     html = out.read_text()
     for said in ("94.8 %", "4.812 bits", "76.5 %", "99.914 %", "train speech", "Bacterial species from DNA"):
         assert said in html
-    first = html
-    assert summary.main(arguments) == 0
-    assert out.read_text() == first
+    assert reports.summary(results, out, *STORES) == 0
+    assert out.read_text() == html
     ids = re.findall(r'\bid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
 
 
 def test_unknown_experiment_gets_one_sentence(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    reports: Reports, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     arguments = [
         "--results",
