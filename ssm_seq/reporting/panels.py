@@ -148,7 +148,7 @@ def _sounds(results: Results, sounds: list[Sound]) -> list[Panel]:
     else:
         caption = "The opening of one test recording for each label."
     caption += (
-        " Waveform above, spectrogram below (frames of 256 samples, 70 dB, one scale for all). 8-bit "
+        " Waveform above, spectrogram below (frames of 256 samples, a range of 70 dB, one scale for all). 8-bit "
         f"{encoding} codes at {wording.count(rate)} Hz."
     )
     title = "Recorded and generated" if made else "What the recordings look like"

@@ -269,17 +269,19 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def browser() -> Iterator[object]:
-    """Headless Chromium that keeps its console's messages.
-
-    Where there is none the test is skipped, except in continuous integration (CI is set).
-    """
+@pytest.fixture(scope="session")
+def chromium() -> None:
+    """Where there is none the test is skipped, except in continuous integration (CI is set)."""
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         reason = (
             "chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)"
         )
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+
+
+@pytest.fixture
+def browser(chromium: None) -> Iterator[object]:
+    """Headless Chromium that keeps its console's messages."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SNAKEFILE = """
 config |= {{
     "results": "results",
-    "experiments": ["species", "speech", "language"],
+    "experiments": ["species", "speech"],
     "stores": ["lambda_consensus"],
 }}
 
@@ -35,7 +35,7 @@ rule all:
 
 
 @pytest.fixture(scope="session")
-def report(tmp_path_factory: pytest.TempPathFactory, results: Path, config_dir: Path) -> Path:
+def report(chromium: None, tmp_path_factory: pytest.TempPathFactory, results: Path, config_dir: Path) -> Path:
     """The report that SSM_SEQ_REPORT names, else one that Snakemake makes here of small result files."""
     if named := os.environ.get("SSM_SEQ_REPORT"):
         path = Path(named) if Path(named).is_absolute() else ROOT / named
