@@ -148,8 +148,8 @@ def _sounds(results: Results, sounds: list[Sound]) -> list[Panel]:
     else:
         caption = "The opening of one test recording for each label."
     caption += (
-        " Waveform above, spectrogram below (frames of 256 samples, a range of 70 dB, one scale for all). 8-bit "
-        f"{encoding} codes at {wording.count(rate)} Hz."
+        " Waveform above, spectrogram below (frames of 256 samples, a range of 70 dB, one scale for all). "
+        f"8-bit {encoding} codes at {wording.count(rate)} Hz."
     )
     title = "Recorded and generated" if made else "What the recordings look like"
     return [Panel("sounds", title, to_svg(sound_pictures, sounds), caption)]
