@@ -1,5 +1,8 @@
 """The part that all models share: embedding -> [RMSNorm -> layer -> + residual] x n -> RMSNorm."""
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 from ssm_seq.config import ModelConfig
@@ -68,6 +71,11 @@ class Backbone(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
         nn.init.normal_(self.embedding.weight, std=0.02)
+        with (
+            torch.no_grad()
+        ):  # the residual sum starts with the same size in stacks of every depth (GPT-2, mamba_ssm)
+            for block in self.blocks:
+                block.layer.out_proj.weight /= math.sqrt(config.n_layers)
 
     def forward(self, ids: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
         """ids (batch, length) of any integer type -> (batch, length, d_model), state."""

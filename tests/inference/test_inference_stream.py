@@ -97,7 +97,7 @@ def test_a_record_is_read_once_in_order_and_in_chunks_only():
 
 
 def test_memory_is_flat():
-    """2 million positions at once would take a GB and more; in chunks, the last takes no more than the first."""
+    """2 million positions at once would take gigabytes; in chunks, the last adds nothing to the first."""
     model = make("classifier", d_model=8).float()
     ids = random_ids(4096)
     score = score_record(model, lambda start, end: ids[: end - start], 2_000_000, 4096)
