@@ -8,6 +8,7 @@ Snakefile reads its configuration through this module too.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from operator import attrgetter
 from pathlib import Path
 
 from hydra import compose as hydra_compose
@@ -205,6 +206,18 @@ def compose(overrides: Sequence[str] = (), directory: Path | str = "config") -> 
         raise InputError(_plain(error, overrides, directory)) from error
     assert isinstance(config, Config)
     return config
+
+
+def expect_at_least(config: Config, least: dict[str, float]) -> None:
+    """Check values by their dotted names.
+
+    Raises:
+        InputError: a value, or an entry of a list of values, is below its least one; names the first.
+    """
+    for name, low in least.items():
+        value = attrgetter(name)(config)
+        if min(value if isinstance(value, list) else [value], default=low - 1) < low:
+            raise InputError(f"{name}={value}: expected {low} or more")
 
 
 def _plain(error: Exception, overrides: Sequence[str], directory: Path) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssm_seq.commands.device import choose_device
-from ssm_seq.config import Config, compose
+from ssm_seq.config import Config, compose, expect_at_least
 from ssm_seq.data.alphabet import Dna
 from ssm_seq.data.store import Store
 from ssm_seq.errors import InputError
@@ -36,6 +36,7 @@ from ssm_seq.models import Classifier, LanguageModel, load_model
 def run(options: Namespace) -> None:
     """Write evaluation.json of a model, or baselines.json with --baselines."""
     config = compose(options.overrides, options.config_dir)
+    _check_values(config)
     store = Store.open(options.store)
     if options.baselines:
         result = evaluate_baselines(config, store)
@@ -164,6 +165,12 @@ def _compress(config: Config, store: Store) -> list[dict[str, Any]]:
 
 def _line(name: str, length: int, metric: str, figure: Interval) -> dict[str, Any]:
     return {"name": name, "length": length, "metric": metric, **figure._asdict()}
+
+
+def _check_values(config: Config) -> None:
+    counts = ("lengths", "max_windows", "batch_size", "chunk", "bootstrap", "kmer")
+    expect_at_least(config, {f"evaluate.{name}": 1 for name in counts} | {"evaluate.markov_order": 0})
+    expect_at_least(config, {"data.window": 2})
 
 
 def _check(config: Config, store: Store, model: Classifier | LanguageModel) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssm_seq.config import Config
+from ssm_seq.config import Config, expect_at_least
 from ssm_seq.data.store import Store
 from ssm_seq.errors import InputError
 from ssm_seq.files import only_run_in, write_json
@@ -27,6 +27,8 @@ from ssm_seq.training.optimizer import parameter_groups, schedule, set_learning_
 from ssm_seq.training.progress import TrainingProgress
 from ssm_seq.training.randomness import random_state, restore_random_state, seed_everything
 from ssm_seq.training.run_record import run_record
+
+TASKS = ("classify", "language_model")
 
 
 @dataclass
@@ -57,6 +59,7 @@ def train(config: Config, store: Store, out: Path, device: torch.device | str = 
             or the loss is no longer finite.
     """
     out = Path(out)
+    _check_values(config)
     with only_run_in(out):
         run = Run(config, store, torch.device(device))
         checkpoints = Checkpoints(out / "checkpoints", identity(config, store))
@@ -77,6 +80,20 @@ def new_model(config: Config, store: Store) -> Classifier | LanguageModel:
     if config.task.name == "classify":
         return Classifier(config.model, alphabet.size, store.labels, alphabet.name, store.sample_rate)
     return LanguageModel(config.model, alphabet.size, alphabet.name, store.sample_rate)
+
+
+def _check_values(config: Config) -> None:
+    counts = ("steps", "batch_size", "accumulate", "log_every", "valid_every", "checkpoint_every")
+    rates = ("lr", "ssm_lr", "weight_decay", "warmup_steps", "min_lr_ratio", "valid_batches")
+    expect_at_least(config, {f"optim.{name}": 1 for name in counts} | {f"optim.{name}": 0 for name in rates})
+    expect_at_least(config, {"data.window": 2, "data.soft_mask_weight": 0})
+    optim = config.optim
+    if not optim.clip > 0:
+        raise InputError(f"optim.clip={optim.clip}: expected more than 0 (inf for no clipping)")
+    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
+        raise InputError(f"optim.betas={optim.betas}: expected two numbers of at least 0 and below 1")
+    if config.task.name not in TASKS:
+        raise InputError(f"task.name={config.task.name}: there is no such task; known: {', '.join(TASKS)}")
 
 
 class Run:

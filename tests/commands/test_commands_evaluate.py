@@ -147,3 +147,20 @@ def test_the_command_wants_a_model_or_baselines(dna, tmp_path):
     )
     with pytest.raises(InputError, match="--model, or --baselines"):
         evaluate.run(options)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluate.lengths=[]", r"evaluate.lengths=\[\]: expected 1 or more"),
+        ("evaluate.lengths=[256,0]", r"evaluate.lengths=\[256, 0\]: expected 1 or more"),
+        ("evaluate.bootstrap=0", "evaluate.bootstrap=0: expected 1 or more"),
+        ("evaluate.kmer=0", "evaluate.kmer=0: expected 1 or more"),
+    ],
+)
+def test_values_out_of_range(override, message, tmp_path):
+    options = Namespace(
+        overrides=[override], config_dir="config", store=tmp_path, baselines=True, out=tmp_path
+    )
+    with pytest.raises(InputError, match=message):
+        evaluate.run(options)

@@ -119,6 +119,25 @@ def test_a_checkpoint_of_another_shape_is_refused(dna, small, tmp_path):
         train(small(), dna, tmp_path / "out", "cpu")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("optim.steps", 0, "optim.steps=0: expected 1 or more"),
+        ("optim.lr", -0.1, "optim.lr=-0.1: expected 0 or more"),
+        ("optim.clip", 0.0, "optim.clip=0.0: expected more than 0"),
+        ("optim.betas", [0.9], r"optim.betas=\[0.9\]: expected two numbers"),
+        ("data.window", 1, "data.window=1: expected 2 or more"),
+        ("task.name", "sing", "task.name=sing: there is no such task; known: classify, language_model"),
+    ],
+)
+def test_values_out_of_range(name, value, message, dna, small, tmp_path):
+    config, (section, key) = small(), name.split(".")
+    setattr(getattr(config, section), key, value)
+    with pytest.raises(InputError, match=message):
+        train(config, dna, tmp_path / "out", "cpu")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("task", ["classify", "language_model"])
