@@ -1,11 +1,12 @@
 """Files that appear whole or not at all, checksums, and one run at a time in a folder."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
-import tempfile
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,7 @@ from ssm_seq.errors import InputError
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its name when the block ends without an error."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
         yield partial
         partial.replace(path)
@@ -31,9 +31,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 def whole_directory(path: Path | str) -> Iterator[Path]:
     """Yield a temporary directory that replaces `path` when the block ends without an error."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    partial.chmod(0o755)
+    partial = _partial(path)
+    partial.mkdir()
     try:
         yield partial
         if path.exists():
@@ -45,6 +44,27 @@ def whole_directory(path: Path | str) -> Iterator[Path]:
             partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(path: Path) -> Path:
+    """A hidden name beside `path` that tells whose it is; what killed processes left is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}.{socket.gethostname()}-"
+    for left in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
+        process = left.name.removeprefix(prefix).removesuffix(".partial")
+        if process.isdigit() and not _is_running(int(process)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f"{prefix}{os.getpid()}.partial")
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # someone else's
+    return True
 
 
 def write_json(path: Path | str, value: Any) -> None:

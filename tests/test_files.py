@@ -50,6 +50,22 @@ def test_an_error_leaves_the_old_directory_and_nothing_else(tmp_path):
     assert names(tmp_path) == ["d"]
 
 
+@pytest.mark.parametrize("whole", [whole_file, whole_directory])
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, whole):
+    code = (
+        "import os, sys\nfrom ssm_seq import files\n"
+        "with getattr(files, sys.argv[1])(sys.argv[2]) as partial:\n"
+        "    (partial / 'x' if partial.is_dir() else partial).touch()\n    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, whole.__name__, str(tmp_path / "result")], check=False)
+    assert len(names(tmp_path)) == 1
+    with whole(tmp_path / "result") as partial, whole(tmp_path / "result-2") as other:
+        for path in (partial, other):
+            (path / "x" if path.is_dir() else path).touch()
+        assert len(names(tmp_path)) == 2
+    assert sorted(names(tmp_path)) == ["result", "result-2"]
+
+
 def test_sha256_of_a_known_text(tmp_path):
     write_json(tmp_path / "a.json", {"a": 1})
     # printf '{\n  "a": 1\n}\n' | sha256sum

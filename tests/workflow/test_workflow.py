@@ -44,7 +44,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(project):
     weights = project.folder / "results/mine/model/model.safetensors"
     process = project.start(str(weights.relative_to(project.folder)))
     deadline = time.monotonic() + 120
-    while not list(project.folder.glob("results/mine/training/**/*.safetensors")):
+    while not list(project.folder.glob("results/mine/checkpoints/*/*.pt")):
         assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)

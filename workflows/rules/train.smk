@@ -1,4 +1,4 @@
-# A store -> a model. Checkpoints lie in the undeclared folder training/, so that a killed job goes on.
+# A store -> a model. Checkpoints lie in the undeclared folder checkpoints/, so that a killed job goes on.
 
 
 rule train:
