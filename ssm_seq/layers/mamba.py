@@ -40,9 +40,7 @@ class Mamba(SequenceLayer[MambaState]):
         self.d_state, self.dt_rank = d_state, math.ceil(d_model / 16)
         d_inner = expand * d_model
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
-        self.conv1d = nn.Conv1d(
-            d_inner, d_inner, d_conv, groups=d_inner
-        )  # holds weights; the kernel convolves
+        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner)  # only holds the weights
         self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, d_inner)
         self.A_log = nn.Parameter(torch.log(torch.arange(1.0, d_state + 1)).repeat(d_inner, 1))

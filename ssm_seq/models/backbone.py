@@ -71,9 +71,8 @@ class Backbone(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        with (
-            torch.no_grad()
-        ):  # the residual sum starts with the same size in stacks of every depth (GPT-2, mamba_ssm)
+        # The residual sum starts with the same size in stacks of every depth (as in GPT-2 and mamba_ssm).
+        with torch.no_grad():
             for block in self.blocks:
                 block.layer.out_proj.weight /= math.sqrt(config.n_layers)
 
