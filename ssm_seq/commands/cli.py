@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [item for item in more if item.startswith("-")]:
         parser().error(f"unknown option {unknown[0]}; see ssm-seq {options.command} --help")
     options.overrides += more
-    # Waiting threads sleep: where several jobs share the cores, spinning ones made training 3 to 8 times slower.
+    # Waiting threads sleep: where jobs share the cores, spinning ones made training 3 to 8 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if options.threads:
         # Read by OpenMP, MKL and Numba when they start, hence before the command's imports.
