@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ssm_seq.data.store import Store
@@ -34,8 +34,8 @@ def logistic_regression(store: Store, test: HeldOut, features: Features, seed: i
     """Classes (n,) of the test windows by a logistic regression fitted on train windows of the same length.
 
     features: ids (n, length) -> (n, m); standardised with the train windows' mean and deviation. Train
-    windows are drawn with every class equally often. The L2 penalty is the one of four that does best on the
-    windows of the valid split, or else `_USUAL`.
+    windows are drawn with every class equally often. The L2 penalty is the one of four that makes the
+    labels of the valid split likeliest, `_USUAL` without that split.
 
     Raises:
         InputError: train has no windows of that length, or of one class only.
@@ -55,8 +55,14 @@ def logistic_regression(store: Store, test: HeldOut, features: Features, seed: i
     if has_valid:
         valid = held_out(store, length, len(train.indices), seed, split="valid")
         x = _in_pieces(valid, features)
-        fits.sort(key=lambda fit: fit.score(x, valid.labels), reverse=True)
+        fits.sort(key=lambda fit: _log_loss(fit, x, valid.labels))
     return fits[0].predict(_in_pieces(test, features))
+
+
+def _log_loss(fit: Pipeline, x: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Mean -ln of the probability of the labels; of next to none for a label that train doesn't have."""
+    likelihood = np.where(labels[:, None] == fit.classes_, fit.predict_proba(x), 0).sum(1)
+    return float(-np.log(np.maximum(likelihood, 1e-12)).mean())
 
 
 def _in_pieces(chosen: HeldOut, features: Features) -> NDArray[np.float32]:
