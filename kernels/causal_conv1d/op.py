@@ -1,9 +1,11 @@
 """The causal convolution as an operator of PyTorch: checks, device dispatch, gradients."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
-from ssm_seq.kernels.causal_conv1d import cpu
+from ssm_seq.kernels.causal_conv1d import cpu, definition
 from ssm_seq.kernels.checks import expect, expect_axes
 
 
@@ -16,7 +18,8 @@ def causal_conv1d(
 ) -> tuple[Tensor, Tensor]:
     """y_t = bias + sum_k weight[:, k] x_(t - width + 1 + k), then silu if asked.
 
-    Differentiable once in every tensor, initial and final state included.
+    Differentiable once in every tensor, initial and final state included. On a GPU float64 and widths over 4
+    take the definition.
 
     Args:
         x: (batch, length, channels).
@@ -38,14 +41,25 @@ def causal_conv1d(
     expect("initial_state", initial_state, "batch, width - 1, channels", (batch, width - 1, channels), x)
     if activation not in (None, "silu"):
         raise ValueError(f"activation is {activation!r}, expected None or 'silu'")
+    if x.is_cuda and (x.dtype == torch.float64 or width > 4):
+        return definition.causal_conv1d(x, weight, bias, activation, initial_state)
     return _conv(x, weight, bias, activation == "silu", initial_state)
 
 
-@torch.library.custom_op("ssm_seq::causal_conv1d", mutates_args=(), device_types="cpu")
+def _device_path(tensor: Tensor) -> ModuleType:
+    """The module with the kernels for the tensor's device. Triton is imported where there is a GPU only."""
+    if not tensor.is_cuda:
+        return cpu
+    from ssm_seq.kernels.causal_conv1d import gpu
+
+    return gpu
+
+
+@torch.library.custom_op("ssm_seq::causal_conv1d", mutates_args=())
 def _conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    return cpu.forward(x, weight, bias, silu, initial_state)
+    return _device_path(x).forward(x, weight, bias, silu, initial_state)
 
 
 @_conv.register_fake
@@ -55,7 +69,7 @@ def _(x, weight, bias, silu, initial_state):
     return torch.empty_like(x, memory_format=torch.contiguous_format), final_state
 
 
-@torch.library.custom_op("ssm_seq::causal_conv1d_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("ssm_seq::causal_conv1d_backward", mutates_args=())
 def _conv_backward(
     dy: Tensor,
     dfinal: Tensor | None,
@@ -65,7 +79,7 @@ def _conv_backward(
     silu: bool,
     initial_state: Tensor | None,
 ) -> list[Tensor]:
-    gradients = cpu.backward(dy, dfinal, x, weight, bias, silu, initial_state)
+    gradients = _device_path(x).backward(dy, dfinal, x, weight, bias, silu, initial_state)
     return [
         gradient.new_empty(0) if tensor is None else gradient.to(tensor.dtype)
         for gradient, tensor in zip(gradients, (x, weight, bias, initial_state), strict=True)

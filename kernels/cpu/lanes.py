@@ -1,8 +1,8 @@
 """A vector of 256 bytes as a Numba type, so that a kernel says what happens in each lane.
 
-Loops that LLVM vectorises by itself leave half of a wide machine idle (it prefers 32-byte registers) and check
-their pointers for overlap at every step of time. Here it has nothing to prove: it splits a vector into the
-machine's registers, and these few independent parts hide each other's latency. 64 lanes of float32, 32 of
+Loops that LLVM vectorises by itself leave half of a wide machine idle (it prefers 32-byte registers) and
+check their pointers for overlap at every step of time. Here it has nothing to prove: it splits a vector into
+the machine's registers, and these few independent parts hide each other's latency. 64 lanes of float32, 32 of
 float64.
 
     load(array, index)  store(array, index, v)  splat(x)  total(v)  + - * /  exp2  softplus  sigmoid

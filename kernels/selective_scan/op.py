@@ -1,10 +1,12 @@
 """The selective scan as an operator of PyTorch: checks, device dispatch, gradients."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from ssm_seq.kernels.checks import expect, expect_axes
-from ssm_seq.kernels.selective_scan import cpu
+from ssm_seq.kernels.selective_scan import cpu, definition
 
 
 def selective_scan(
@@ -21,8 +23,8 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """x_t = exp(delta_t A) x_(t-1) + delta_t B_t u_t,  y_t = <C_t, x_t> + D u_t, gated by silu(z_t).
 
-    The definition is beside this file; this one is fast, and needs memory that grows with
-    length x (channels + d_state) only. Differentiable once in every tensor, initial and final state included.
+    The definition is beside this file; this one is fast, and never holds the states of all steps. On a GPU
+    float64 takes the definition. Differentiable once in every tensor, initial and final state included.
 
     Args:
         u, delta, z: (batch, length, channels).
@@ -50,12 +52,23 @@ def selective_scan(
     expect("delta_bias", delta_bias, "channels", (channels,), u)
     expect("initial_state", initial_state, "batch, channels, d_state", (batch, channels, d_state), u)
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    if u.is_cuda and u.dtype == torch.float64:
+        return definition.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     y, final_state, _ = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, keep)
     return y, final_state
 
 
-@torch.library.custom_op("ssm_seq::selective_scan", mutates_args=(), device_types="cpu")
+def _device_path(tensor: Tensor) -> ModuleType:
+    """The module with the kernels for the tensor's device. Triton is imported where there is a GPU only."""
+    if not tensor.is_cuda:
+        return cpu
+    from ssm_seq.kernels.selective_scan import gpu
+
+    return gpu
+
+
+@torch.library.custom_op("ssm_seq::selective_scan", mutates_args=())
 def _scan(
     u: Tensor,
     delta: Tensor,
@@ -69,14 +82,14 @@ def _scan(
     initial_state: Tensor | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return cpu.forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, keep)
+    return _device_path(u).forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, keep)
 
 
 @_scan.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, keep):
     dtype = torch.promote_types(u.dtype, torch.float32)
     batch, _, channels = u.shape
-    kept = cpu.kept_shape(u, A) if keep else (0, 0, 0, 0)
+    kept = _device_path(u).kept_shape(u, A) if keep else (0, 0, 0, 0)
     final_state = u.new_empty((batch, channels, A.shape[1]), dtype=dtype)
     return (
         torch.empty_like(u, memory_format=torch.contiguous_format),
@@ -85,7 +98,7 @@ def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, keep):
     )
 
 
-@torch.library.custom_op("ssm_seq::selective_scan_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("ssm_seq::selective_scan_backward", mutates_args=())
 def _scan_backward(
     dy: Tensor,
     dfinal: Tensor | None,
@@ -101,7 +114,9 @@ def _scan_backward(
     initial_state: Tensor | None,
     kept: Tensor,
 ) -> list[Tensor]:
-    gradients = cpu.backward(dy, dfinal, u, delta, A, B, C, D, z, delta_bias, delta_softplus, kept)
+    gradients = _device_path(u).backward(
+        dy, dfinal, u, delta, A, B, C, D, z, delta_bias, delta_softplus, kept
+    )
     return _match(gradients, (u, delta, A, B, C, D, z, delta_bias, initial_state))
 
 

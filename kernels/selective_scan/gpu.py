@@ -1,0 +1,211 @@
+"""The selective scan on a GPU: how the work is cut, and the launches."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+from triton.experimental.gluon import language as gl
+
+from ssm_seq.kernels.rows import even_rows
+from ssm_seq.kernels.selective_scan.gpu_backward import adjoint_ends, gradients
+from ssm_seq.kernels.selective_scan.gpu_forward import chunk_ends, outputs, pass_over_chunks
+
+INTERVAL = 32
+_LOG2_E = 1 / math.log(2)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """channels: of one thread; chunk: steps of one warp; unroll: steps whose loads go out together."""
+
+    channels: int
+    chunk: int
+    unroll: int
+
+
+def forward_cut(batch: int, length: int, channels: int, d_state: int, processors: int) -> Cut:
+    """Chunks as long as they can be while 16 warps for every multiprocessor remain."""
+    per_thread = 2
+    block = per_thread * (32 // _lanes(d_state))
+    warps = batch * triton.cdiv(channels, block)
+    chunk = 2048
+    while chunk > 128 and warps * triton.cdiv(length, chunk) < 16 * processors:
+        chunk //= 2
+    return Cut(per_thread, chunk, 4)
+
+
+def _lanes(d_state: int) -> int:
+    """Lanes of a warp that share one channel's states, 16 each at most."""
+    return max(1, triton.next_power_of_2(d_state) // 16)
+
+
+def _layout(channels: int, d_state: int) -> tuple[gl.BlockedLayout, int, int]:
+    """The layout of a tile of states, its channels and its states."""
+    tile, lanes = triton.next_power_of_2(d_state), _lanes(d_state)
+    layout = gl.BlockedLayout([channels, tile // lanes], [32 // lanes, lanes], [1, 1], [1, 0])
+    return layout, channels * 32 // lanes, tile
+
+
+def kept_shape(u: Tensor, A: Tensor) -> tuple[int, ...]:
+    """Shape of the states that the forward pass keeps for the backward pass."""
+    batch, length, channels = u.shape
+    return batch, triton.cdiv(length, INTERVAL), channels, A.shape[1]
+
+
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    initial_state: Tensor | None,
+    keep: bool,
+    cut: Cut | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the final state, and the kept states (empty unless `keep`)."""
+    batch, length, channels = u.shape
+    d_state = A.shape[1]
+    u, delta, z = even_rows(u), even_rows(delta), None if z is None else even_rows(z)
+    B, C, A2 = B.contiguous(), C.contiguous(), (A.float() * _LOG2_E).contiguous()
+    D, bias = (None if v is None else v.float().contiguous() for v in (D, delta_bias))
+    processors = torch.cuda.get_device_properties(u.device).multi_processor_count
+    cut = cut or forward_cut(batch, length, channels, d_state, processors)
+    layout, block, d_tile = _layout(cut.channels, d_state)
+    chunks = triton.cdiv(length, cut.chunk)
+    grid = (batch * chunks * triton.cdiv(channels, block),)
+    shared = {
+        "CHANNELS_ALL": channels, "D_STATE": d_state, "U_ROW": u.stride(1), "DELTA_ROW": delta.stride(1),
+        "UNROLL": cut.unroll, "SOFTPLUS": delta_softplus, "HAS_BIAS": bias is not None,
+        "BLOCK": block, "D_TILE": d_tile, "LAYOUT": layout, "num_warps": 1,
+    }  # fmt: skip
+    if chunks > 1:
+        states, sums = (u.new_empty(shape, dtype=torch.float32) for shape in _chunk_shapes(batch, chunks, A))
+        chunk_ends[grid](u, delta, A2, B, bias, states, sums, length, cut.chunk, chunks, **shared)
+        pass_states(states, sums, A2, initial_state, reverse=False)
+    else:
+        states = None if initial_state is None else initial_state.float().contiguous()
+    y = torch.empty((batch, length, channels), dtype=u.dtype, device=u.device)
+    final = u.new_empty((batch, channels, d_state), dtype=torch.float32)
+    kept = u.new_empty(kept_shape(u, A) if keep else (0, 0, 0, 0), dtype=torch.float32)
+    outputs[grid](
+        u, delta, A2, B, C, D, z, bias, states, y, final, kept, length, cut.chunk, chunks,
+        Z_ROW=0 if z is None else z.stride(1), KEEP=INTERVAL if keep else 0, HAS_START=states is not None,
+        HAS_D=D is not None, HAS_Z=z is not None, **shared,
+    )  # fmt: skip
+    return y, final, kept
+
+
+def _chunk_shapes(batch: int, chunks: int, A: Tensor) -> tuple[tuple[int, ...], ...]:
+    return (batch, chunks, *A.shape), (batch, chunks, A.shape[0])
+
+
+def pass_states(states: Tensor, sums: Tensor, A2: Tensor, start: Tensor | None, reverse: bool) -> None:
+    """Turn the chunks' end states into the states at their starts, in place."""
+    batch, chunks, channels, d_state = states.shape
+    start = None if start is None else start.float().contiguous()
+    grid = (triton.cdiv(channels * d_state, 32), batch)
+    pass_over_chunks[grid](
+        states, sums, A2, start, chunks, CHANNELS_ALL=channels, D_STATE=d_state,
+        HAS_START=start is not None, REVERSE=reverse, BLOCK=32, UNROLL=8, num_warps=1,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BackwardCut:
+    """chunk: steps of one warp; blocks: blocks of channels that it does one after the other.
+
+    group: steps whose states it holds in registers.
+    """
+
+    chunk: int
+    blocks: int
+    group: int
+
+
+def backward_cut(batch: int, length: int, blocks: int, processors: int) -> BackwardCut:
+    """Many blocks a warp (fewer parts of dB and dC to add up), then long chunks, while 16 warps for every
+    multiprocessor remain."""
+    chunk, each = 512, min(blocks, 16)
+    while chunk > 128 and batch * triton.cdiv(length, chunk) * triton.cdiv(blocks, each) < 16 * processors:
+        if each > 4:
+            each //= 2
+        else:
+            chunk //= 2
+    return BackwardCut(chunk, each, 8)
+
+
+def backward(
+    dy: Tensor,
+    dfinal: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    kept: Tensor,
+    cut: BackwardCut | None = None,
+) -> tuple[Tensor, ...]:
+    """Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
+    batch, length, channels = u.shape
+    d_state = A.shape[1]
+    dy, u, delta, z = even_rows(dy), even_rows(u), even_rows(delta), None if z is None else even_rows(z)
+    B, C, A2 = B.contiguous(), C.contiguous(), (A.float() * _LOG2_E).contiguous()
+    D, bias = (None if v is None else v.float().contiguous() for v in (D, delta_bias))
+    processors = torch.cuda.get_device_properties(u.device).multi_processor_count
+    layout, sequence, matrix, block, d_tile = _gradient_layouts(d_state)
+    blocks = triton.cdiv(channels, block)
+    cut = cut or backward_cut(batch, length, blocks, processors)
+    chunks = triton.cdiv(length, cut.chunk)
+    shared = {
+        "CHANNELS_ALL": channels, "D_STATE": d_state, "DY_ROW": dy.stride(1), "DELTA_ROW": delta.stride(1),
+        "Z_ROW": 0 if z is None else z.stride(1), "SOFTPLUS": delta_softplus, "HAS_BIAS": bias is not None,
+        "HAS_Z": z is not None, "num_warps": 1,
+    }  # fmt: skip
+    ends = None if dfinal is None else dfinal.float().contiguous()
+    if chunks > 1:
+        ends, sums = (u.new_empty(shape, dtype=torch.float32) for shape in _chunk_shapes(batch, chunks, A))
+        end_layout, end_block, end_tile = _layout(2, d_state)
+        adjoint_ends[(batch * chunks * triton.cdiv(channels, end_block),)](
+            dy, delta, A2, C, z, bias, ends, sums, length, cut.chunk, chunks,
+            UNROLL=4, BLOCK=end_block, D_TILE=end_tile, LAYOUT=end_layout, **shared,
+        )  # fmt: skip
+        pass_states(ends, sums, A2, dfinal, reverse=True)
+    sets = triton.cdiv(blocks, cut.blocks)
+    du, ddelta = (torch.empty((batch, length, channels), dtype=v.dtype, device=u.device) for v in (u, delta))
+    dz = None if z is None else torch.empty((batch, length, channels), dtype=z.dtype, device=u.device)
+    dA, dstart = (u.new_empty((batch, k, channels, d_state), dtype=torch.float32) for k in (chunks, 1))
+    dB, dC = (u.new_empty((sets, batch, length, d_state), dtype=torch.float32) for _ in range(2))
+    dD, dbias = (u.new_empty((batch, chunks, channels), dtype=torch.float32) for _ in range(2))
+    gradients[(batch * chunks * sets,)](
+        dy, u, delta, A2, B, C, D, z, bias, kept, ends,
+        du, ddelta, dA, dB, dC, dD, dz, dbias, dstart, length, cut.chunk, chunks,
+        U_ROW=u.stride(1), HAS_D=D is not None, HAS_ENDS=ends is not None, KEEP=INTERVAL, GROUP=cut.group,
+        SUBS=cut.blocks, BLOCK=block, D_TILE=d_tile, LAYOUT=layout, SEQUENCE=sequence, MATRIX=matrix,
+        **shared,
+    )  # fmt: skip
+    dB, dC = (part[0] if sets == 1 else part.sum(0) for part in (dB, dC))
+    dA, dD, dbias = (part.sum((0, 1)) for part in (dA, dD, dbias))
+    return du, ddelta, dA, dB, dC, dD, u.new_empty(0) if dz is None else dz, dbias, dstart[:, 0]
+
+
+def _gradient_layouts(d_state: int) -> tuple[gl.BlockedLayout, gl.BlockedLayout, gl.BlockedLayout, int, int]:
+    """Layouts of (channels, d_state), (steps, channels) and (steps, d_state), channels, states of a tile."""
+    tile = triton.next_power_of_2(d_state)
+    lanes = min(max(tile // 4, 1), 32)
+    block = 4 * 32 // lanes
+    across = min(block // 4, 32)
+    sequence = gl.BlockedLayout([1, 4], [32 // across, across], [1, 1], [1, 0])
+    matrix_lanes = min(max(tile // 4, 1), 32)
+    matrix = gl.BlockedLayout([1, min(tile, 4)], [32 // matrix_lanes, matrix_lanes], [1, 1], [1, 0])
+    layout = gl.BlockedLayout([4, tile // lanes], [32 // lanes, lanes], [1, 1], [1, 0])
+    return layout, sequence, matrix, block, tile

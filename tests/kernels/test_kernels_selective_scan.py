@@ -1,0 +1,192 @@
+import pytest
+import torch
+from kernel_cases import (
+    DEVICES,
+    FORWARD,
+    GRADIENT,
+    ROUNDED_FORWARD,
+    ROUNDED_GRADIENT,
+    assert_close,
+    error,
+    in_double,
+    scan_inputs,
+    with_gradients,
+)
+
+from ssm_seq.kernels import selective_scan, selective_step
+from ssm_seq.kernels.selective_scan import definition
+
+SHAPES = [(2, 63, 24, 5), (1, 1, 1, 1), (2, 100, 65, 16), (1, 257, 24, 33), (1, 40, 8, 256)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_everything_agrees_with_the_definition(shape, device, poisoned):
+    arguments = scan_inputs(*shape, device=device)
+    expected = with_gradients(definition.selective_scan, in_double(arguments))
+    assert_close(with_gradients(selective_scan, arguments), expected, FORWARD, GRADIENT)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_rounded_inputs(dtype, device, poisoned):
+    arguments = scan_inputs(2, 130, 48, 16, device=device, dtype=dtype)
+    found = with_gradients(selective_scan, arguments)
+    assert found["y"].dtype == dtype
+    assert found["state"].dtype == torch.float32
+    assert all(
+        found[f"d{name}"].dtype == arguments[name].dtype for name in ("u", "delta", "A", "B", "z", "D")
+    )
+    expected = with_gradients(definition.selective_scan, in_double(arguments))
+    assert_close(found, expected, ROUNDED_FORWARD, ROUNDED_GRADIENT)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_float64_is_exact(device):
+    arguments = scan_inputs(1, 70, 33, 4, device=device, dtype=torch.float64)
+    expected = with_gradients(definition.selective_scan, arguments)
+    assert_close(with_gradients(selective_scan, arguments), expected, 1e-13, 1e-13)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shift", [-14.0, -5.0, 3.0, 50.0])
+def test_weak_and_strong_decay(shift, device):
+    arguments = scan_inputs(1, 300, 16, 16, device=device, shift=shift)
+    expected = with_gradients(definition.selective_scan, in_double(arguments))
+    found = with_gradients(selective_scan, arguments)
+    assert_close(
+        {"y": found["y"], "state": found["state"]}, {n: expected[n] for n in ("y", "state")}, 1e-5, 0
+    )
+    assert all(bool(torch.isfinite(value).all()) for value in found.values())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("absent", ["D", "z", "delta_bias", "delta_softplus", "initial_state"])
+def test_each_option_can_be_left_out(absent, device, poisoned):
+    arguments = scan_inputs(2, 45, 24, 8, device=device)
+    arguments[absent] = False if absent == "delta_softplus" else None
+    if absent == "delta_softplus":
+        arguments["delta"] = arguments["delta"].abs() * 0.1
+        arguments["delta_bias"] = None
+    expected = with_gradients(definition.selective_scan, in_double(arguments))
+    assert_close(with_gradients(selective_scan, arguments), expected, FORWARD, GRADIENT)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_chunks_with_carried_state_and_steps_are_the_whole(device):
+    arguments = scan_inputs(2, 97, 40, 16, device=device)
+    whole, last = selective_scan(**arguments)
+    sequences = ("u", "delta", "B", "C", "z")
+    state, parts = arguments["initial_state"], []
+    for start, end in [(0, 1), (1, 33), (33, 34), (34, 90), (90, 97)]:
+        piece = {n: v[:, start:end] if n in sequences else v for n, v in arguments.items()}
+        y, state = selective_scan(**{**piece, "initial_state": state})
+        parts.append(y)
+    assert error(torch.cat(parts, 1), whole) < 1e-6
+    assert error(state, last) < 1e-6
+    state, steps = arguments["initial_state"].clone(), []
+    constants = {n: v for n, v in arguments.items() if n not in (*sequences, "initial_state")}
+    for t in range(97):
+        steps.append(selective_step(state, **{n: arguments[n][:, t] for n in sequences}, **constants))
+    assert error(torch.stack(steps, 1), whole) < 1e-6
+    assert error(state, last) < 1e-6
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_two_runs_give_the_same_bits(device):
+    arguments = scan_inputs(3, 200, 130, 16, device=device)
+    first, second = (with_gradients(selective_scan, arguments) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_threads_change_no_bit():
+    arguments = scan_inputs(3, 70, 130, 16)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = with_gradients(selective_scan, arguments)
+        torch.set_num_threads(3)
+        three = with_gradients(selective_scan, arguments)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one[name], three[name]) for name in one)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_strided_inputs(device):
+    arguments = scan_inputs(2, 50, 32, 16, device=device)
+    expected = with_gradients(selective_scan, arguments)
+    strided = dict(arguments)
+    both = torch.cat([arguments["u"], arguments["z"]], dim=-1)
+    strided["u"], strided["z"] = both[..., :32], both[..., 32:]
+    strided["B"] = arguments["B"].transpose(1, 2).contiguous().transpose(1, 2)
+    strided["delta"] = arguments["delta"].transpose(0, 1).contiguous().transpose(0, 1)
+    strided["A"] = arguments["A"].t().contiguous().t()
+    y, state = selective_scan(**strided)
+    assert torch.equal(y, expected["y"])
+    assert torch.equal(state, expected["state"])
+
+
+def test_gradcheck():
+    arguments = scan_inputs(1, 4, 3, 2, dtype=torch.float64)
+    names = [name for name, value in arguments.items() if isinstance(value, torch.Tensor)]
+
+    def function(*tensors):
+        return selective_scan(**dict(zip(names, tensors, strict=True)), delta_softplus=True)
+
+    tensors = [arguments[name].requires_grad_() for name in names]
+    assert torch.autograd.gradcheck(function, tensors)
+
+
+def test_gradient_through_the_final_state_alone_and_through_y_alone():
+    arguments = scan_inputs(1, 20, 8, 4, dtype=torch.float64)
+    arguments["u"].requires_grad_()
+    for choose in (0, 1):
+        found, expected = (
+            torch.autograd.grad(function(**arguments)[choose].sum(), arguments["u"])[0]
+            for function in (selective_scan, definition.selective_scan)
+        )
+        assert error(found, expected) < 1e-12
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_operator_contract(device):
+    arguments = scan_inputs(2, 33, 20, 4, device=device)
+    tensors = [
+        value.requires_grad_() if isinstance(value, torch.Tensor) else value for value in arguments.values()
+    ]
+    torch.library.opcheck(torch.ops.ssm_seq.selective_scan.default, (*tensors, True))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("u", torch.zeros(2, 3), r"u has shape \(2, 3\), expected \(batch, length, channels\)"),
+        ("u", torch.zeros(2, 0, 4), "no axis empty"),
+        ("delta", torch.zeros(2, 5, 3), r"delta has shape \(2, 5, 3\), expected .* = \(2, 5, 4\)"),
+        ("A", torch.zeros(5, 3), r"A has shape \(5, 3\), expected \(channels, d_state\) = \(4, 3\)"),
+        ("B", torch.zeros(2, 5, 4), r"B has shape"),
+        ("C", torch.zeros(2, 5, 3, dtype=torch.int64), r"C has dtype torch.int64, expected float32"),
+        ("D", torch.zeros(4, 1), "D has shape"),
+        ("initial_state", torch.zeros(2, 3, 4), r"initial_state has shape .* = \(2, 4, 3\)"),
+    ],
+)
+def test_what_does_not_fit_is_named(name, value, message):
+    arguments = scan_inputs(2, 5, 4, 3)
+    arguments[name] = value
+    with pytest.raises(ValueError, match=message):
+        selective_scan(**arguments)
+
+
+@pytest.mark.gpu
+def test_chunk_lengths_change_rounding_only():
+    from ssm_seq.kernels.selective_scan import gpu
+
+    arguments = list(scan_inputs(2, 1000, 96, 16, device="cuda").values())
+    expected = definition.selective_scan(
+        *(v.double() if isinstance(v, torch.Tensor) else v for v in arguments)
+    )
+    for cut in (gpu.Cut(1, 32, 2), gpu.Cut(2, 256, 4), gpu.Cut(4, 1024, 4)):
+        y, state, _ = gpu.forward(*arguments, keep=False, cut=cut)
+        assert error(y, expected[0]) < FORWARD
+        assert error(state, expected[1]) < FORWARD
