@@ -60,17 +60,22 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     """Token ids to hidden vectors. Its state is the tuple of its layers' states.
 
+    ordered: neighbouring ids mean neighbouring things (levels of a waveform), so their vectors start alike.
+
     Raises:
         InputError: a layer or a size that doesn't exist.
     """
 
-    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, config: ModelConfig, vocab_size: int, ordered: bool = False) -> None:
         super().__init__()
         check(config)
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
         nn.init.normal_(self.embedding.weight, std=0.02)
+        if ordered:
+            with torch.no_grad():
+                self.embedding.weight.copy_(smooth_vectors(vocab_size, config.d_model))
         # The residual sum starts with the same size in stacks of every depth (as in GPT-2 and mamba_ssm).
         with torch.no_grad():
             for block in self.blocks:
@@ -91,3 +96,11 @@ class Backbone(nn.Module):
             x_t, after = block.step(x_t, before)
             states.append(after)
         return self.norm(x_t), tuple(states)
+
+
+def smooth_vectors(count: int, size: int) -> Tensor:
+    """(count, size) float32 vectors of `count` levels: cosines of rising frequency and falling amplitude, so
+    that near levels have near vectors, and no two the same."""
+    angles = torch.linspace(0, math.pi, count)
+    frequencies = torch.arange(1, size + 1)
+    return 0.3 * torch.cos(angles[:, None] * frequencies) / frequencies.sqrt()

@@ -33,7 +33,7 @@ class Model(nn.Module, ABC):
             alphabet,
             sample_rate,
         )
-        self.backbone = Backbone(config, vocab_size)
+        self.backbone = Backbone(config, vocab_size, ordered=sample_rate is not None)
 
     @abstractmethod
     def forward(self, ids: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
