@@ -37,11 +37,11 @@ def run(options: Namespace) -> None:
     """Write evaluation.json of a model, or baselines.json with --baselines."""
     config = compose(options.overrides, options.config_dir)
     _check_values(config)
+    if options.model is None and not options.baselines:
+        raise InputError("give the folder of a trained model with --model, or --baselines")
     store = Store.open(options.store)
     if options.baselines:
         result = evaluate_baselines(config, store)
-    elif options.model is None:
-        raise InputError("give the folder of a trained model with --model, or --baselines")
     else:
         result = evaluate_model(config, store, load_model(options.model, choose_device(config.device)))
     write_json(options.out, result)

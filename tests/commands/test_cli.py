@@ -45,7 +45,8 @@ def test_each_command_explains_its_paths(command, capsys):
         (["evaluate", "--store", "{tmp}/none", "--out", "{tmp}/o", "--baselines"], "{tmp}/none"),
         (["evaluate", "--store", "{tmp}/none", "--out", "{tmp}/o"], "--model"),
         (["score", "--model", "{tmp}/none", "--input", "{tmp}/x.fa", "--out", "{tmp}/o"], "{tmp}/none"),
-        (["generate", "--model", "{tmp}/none", "--out", "{tmp}/o"], "{tmp}/none"),
+        (["generate", "--model", "{tmp}/none", "--out", "{tmp}/o"], "generate.length"),
+        (["generate", "--model", "{tmp}/none", "--out", "{tmp}/o", "generate.length=3"], "{tmp}/none"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, expected, tmp_path, capsys):

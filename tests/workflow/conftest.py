@@ -39,9 +39,8 @@ class Project:
 
     def planned(self, *arguments: str) -> set[str]:
         """The rules that a dry run would run."""
-        code, output = self.snakemake("--dry-run", "--quiet", "all", *arguments)
-        assert code == 0, output
         code, output = self.snakemake("--dry-run", *arguments)
+        assert code == 0, output
         return set(re.findall(r"^rule (\w+):", output, re.MULTILINE))
 
     def edit(self, file: str, old: str, new: str) -> None:
@@ -56,7 +55,8 @@ def own_data_blocks() -> dict[str, str]:
     page = (ROOT / "README.md").read_text().split("## Your own data")[1].split("\n## ")[0]
     blocks = {}
     for indent, language, body in README_BLOCK.findall(page):
-        blocks[language or "command"] = "\n".join(line.removeprefix(indent) for line in body.splitlines()) + "\n"
+        lines = [line.removeprefix(indent) for line in body.splitlines()]
+        blocks[language or "command"] = "\n".join(lines) + "\n"
     return blocks
 
 
@@ -68,7 +68,7 @@ def markov_genome(seed: int, gc: float, length: int) -> bytes:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """Two made-up species that differ in GC content, three strains each, and the README's sheet and experiment."""
+    """Two made-up species, three strains each, and the README's sheet and experiment."""
     for name in ("Snakefile", "workflows", "data", "profiles"):
         (tmp_path / name).symlink_to(ROOT / name)
     for path in (ROOT / "config").rglob("*"):

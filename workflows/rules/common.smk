@@ -6,8 +6,6 @@ import hashlib
 import json
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 from ssm_seq.config import compose
 from ssm_seq.data.samples import read_samples
 from ssm_seq.errors import InputError
@@ -25,14 +23,15 @@ wildcard_constraints:
 
 
 def plainly(function):
-    """Bad input as one sentence instead of a traceback."""
+    """Bad input as one sentence and exit code 2; an exception would come with a traceback of this file."""
 
     @functools.wraps(function)
     def wrapper(*arguments):
         try:
             return function(*arguments)
         except InputError as error:
-            raise WorkflowError(str(error)) from None
+            print(f"{function.__name__.replace('_', ' ')}: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
 
     return wrapper
 

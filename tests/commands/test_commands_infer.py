@@ -1,0 +1,114 @@
+"""score and generate on small untrained models: what they write, what they refuse."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from ssm_seq.commands.cli import main
+from ssm_seq.config import ModelConfig
+from ssm_seq.data.store import StoreWriter
+from ssm_seq.models import Classifier, LanguageModel
+
+SMALL = ModelConfig(d_model=8, n_layers=1, d_state=4)
+
+
+@pytest.fixture
+def models(tmp_path):
+    Classifier(SMALL, 15, ["a", "b"], "dna").save(tmp_path / "dna_classifier")
+    LanguageModel(SMALL, 15, "dna").save(tmp_path / "dna")
+    LanguageModel(SMALL, 256, "mu_law", 8000).save(tmp_path / "sound")
+    with StoreWriter(tmp_path / "sounds", "mu_law", 8000) as writer:
+        writer.add("short", [bytes(range(50))], split="test")
+        writer.add("long", [bytes(range(200))], split="test")
+    (tmp_path / "two.fa").write_text(">first\n" + "ACGTN" * 60 + "\n>second\nacgt\n")
+    return tmp_path
+
+
+def test_score_reads_every_record_to_its_end(models):
+    out = models / "score.json"
+    command = [
+        "score",
+        "--model",
+        f"{models}/dna_classifier",
+        "--input",
+        f"{models}/two.fa",
+        "--out",
+        str(out),
+    ]
+    assert main([*command, "score.chunk=128"]) == 0
+    first, second = json.loads(out.read_text())["records"]
+    assert [point["position"] for point in first["track"]] == [128, 256, 300]
+    assert (second["record"], second["length"]) == ("second", 4)
+    assert all(sum(point["probabilities"]) == pytest.approx(1) for point in first["track"])
+    assert sorted(path.name for path in models.iterdir() if "score" in path.name) == ["score.json"]
+
+
+def test_score_does_not_depend_on_the_chunk(models):
+    scored = []
+    for chunk in (7, 300):
+        out = models / f"score-{chunk}.json"
+        main(
+            [
+                "score",
+                "--model",
+                f"{models}/dna",
+                "--input",
+                f"{models}/two.fa",
+                "--out",
+                str(out),
+                f"score.chunk={chunk}",
+            ]
+        )
+        scored.append([record["total_bits"] for record in json.loads(out.read_text())["records"]])
+    assert scored[0] == pytest.approx(scored[1], rel=1e-5)
+
+
+def test_generate_sound_goes_on_from_a_test_record_and_repeats_itself(models):
+    for name in ("one", "two"):
+        command = [
+            "generate",
+            "--model",
+            f"{models}/sound",
+            "--store",
+            f"{models}/sounds",
+            "--out",
+            f"{models}/{name}",
+        ]
+        assert main([*command, "generate.length=400", "generate.prompt_length=100", "generate.count=2"]) == 0
+    samples, rate = soundfile.read(models / "one/generated-1.wav", dtype="int16")
+    assert (len(samples), rate) == (400, 8000)
+    assert json.loads((models / "one/generated.json").read_text())["prompt"] == "long"
+    again, _ = soundfile.read(models / "two/generated-1.wav", dtype="int16")
+    np.testing.assert_array_equal(samples, again)
+
+
+def test_generate_dna_as_fasta(models):
+    assert (
+        main(["generate", "--model", f"{models}/dna", "--out", f"{models}/made", "generate.length=100"]) == 0
+    )
+    header, *lines = (models / "made/generated.fa").read_text().splitlines()
+    assert header == ">generated-0"
+    assert len("".join(lines)) == 100 and len(lines[0]) == 80
+
+
+@pytest.mark.parametrize(
+    "command, expected",
+    [
+        (["score", "--model", "{m}/dna", "--input", "{m}/none.fa"], "none.fa"),
+        (["score", "--model", "{m}/sound", "--input", "{m}/two.fa"], "two.fa"),
+        (["generate", "--model", "{m}/dna_classifier", "generate.length=3"], "classifier"),
+        (["generate", "--model", "{m}/sound", "generate.length=3", "generate.prompt_length=3"], "--store"),
+        (
+            "generate --model {m}/sound --store {m}/sounds generate.length=3 generate.prompt_length=300".split(),
+            "no test record is 300 positions long",
+        ),
+    ],
+)
+def test_refusals_are_one_sentence_and_leave_nothing(models, capsys, command, expected):
+    before = sorted(models.iterdir())
+    assert main([*(item.format(m=models) for item in command), "--out", f"{models}/o"]) == 2
+    shown = capsys.readouterr().err
+    assert expected in shown and shown.count("\n") == 1
+    assert sorted(models.iterdir()) == before
