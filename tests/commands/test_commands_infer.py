@@ -12,6 +12,8 @@ from ssm_seq.data.store import StoreWriter
 from ssm_seq.models import Classifier, LanguageModel
 
 SMALL = ModelConfig(d_model=8, n_layers=1, d_state=4)
+PROMPTED = ["generate", "--model", "{m}/sound", "--store", "{m}/sounds", "generate.length=3"]
+LONG_PROMPT = [*PROMPTED, "generate.prompt_length=300"]
 
 
 @pytest.fixture
@@ -100,10 +102,7 @@ def test_generate_dna_as_fasta(models):
         (["score", "--model", "{m}/sound", "--input", "{m}/two.fa"], "two.fa"),
         (["generate", "--model", "{m}/dna_classifier", "generate.length=3"], "classifier"),
         (["generate", "--model", "{m}/sound", "generate.length=3", "generate.prompt_length=3"], "--store"),
-        (
-            "generate --model {m}/sound --store {m}/sounds generate.length=3 generate.prompt_length=300".split(),
-            "no test record is 300 positions long",
-        ),
+        (LONG_PROMPT, "no test record is 300 positions long"),
     ],
 )
 def test_refusals_are_one_sentence_and_leave_nothing(models, capsys, command, expected):

@@ -12,7 +12,7 @@ rule score:
         f"{RESULTS}/logs/score/{{experiment}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/score/{{experiment}}.tsv"
-    threads: 2
+    threads: 1
     params:
         config=lambda wildcards: values(wildcards.experiment, "score", "device"),
         model=subpath(input.weights, parent=True),

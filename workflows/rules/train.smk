@@ -13,6 +13,8 @@ rule train:
         f"{RESULTS}/logs/train/{{experiment}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{{experiment}}.tsv"
+    # The longest jobs first, so that none of them is left over at the end.
+    priority: 1
     threads: 1
     params:
         config=lambda wildcards: values(wildcards.experiment, "data", "task", "model", "optim", "device"),
