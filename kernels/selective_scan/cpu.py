@@ -150,6 +150,10 @@ def _backward(
             store(dstart, (b, n, c), load(g, (n, 0)))
 
 
+def kept_dtype(u: Tensor) -> torch.dtype:
+    return compute_dtype(u)
+
+
 def kept_shape(u: Tensor, A: Tensor) -> tuple[int, ...]:
     """Shape of the states that the forward pass keeps for the backward pass."""
     batch, length, channels = u.shape

@@ -12,7 +12,8 @@ from ssm_seq.kernels.rows import even_rows
 from ssm_seq.kernels.selective_scan.gpu_backward import adjoint_ends, gradients
 from ssm_seq.kernels.selective_scan.gpu_forward import chunk_ends, outputs, pass_over_chunks
 
-INTERVAL = 32
+INTERVAL = 16  # a state is kept for the backward pass every so many steps
+GROUP = 4  # steps whose states the backward pass holds in registers
 _LOG2_E = 1 / math.log(2)
 
 
@@ -30,7 +31,7 @@ def forward_cut(batch: int, length: int, channels: int, d_state: int, processors
     per_thread = 2
     block = per_thread * (32 // _lanes(d_state))
     warps = batch * triton.cdiv(channels, block)
-    chunk = 2048
+    chunk = 512
     while chunk > 128 and warps * triton.cdiv(length, chunk) < 16 * processors:
         chunk //= 2
     return Cut(per_thread, chunk, 4)
@@ -41,11 +42,21 @@ def _lanes(d_state: int) -> int:
     return max(1, triton.next_power_of_2(d_state) // 16)
 
 
-def _layout(channels: int, d_state: int) -> tuple[gl.BlockedLayout, int, int]:
-    """The layout of a tile of states, its channels and its states."""
+def _layout(channels: int, d_state: int) -> tuple[gl.BlockedLayout, gl.BlockedLayout, int, int]:
+    """The layouts of (channels, d_state) and (steps, d_state), and the tile's channels and states."""
     tile, lanes = triton.next_power_of_2(d_state), _lanes(d_state)
     layout = gl.BlockedLayout([channels, tile // lanes], [32 // lanes, lanes], [1, 1], [1, 0])
-    return layout, channels * 32 // lanes, tile
+    return layout, _matrix_layout(tile), channels * 32 // lanes, tile
+
+
+def _matrix_layout(tile: int) -> gl.BlockedLayout:
+    lanes = min(max(tile // 4, 1), 32)
+    return gl.BlockedLayout([1, min(tile, 4)], [32 // lanes, lanes], [1, 1], [1, 0])
+
+
+def kept_dtype(u: Tensor) -> torch.dtype:
+    """Kept states are rounded like the inputs, but with the range of float32."""
+    return torch.float32 if u.dtype == torch.float32 else torch.bfloat16
 
 
 def kept_shape(u: Tensor, A: Tensor) -> tuple[int, ...]:
@@ -76,13 +87,14 @@ def forward(
     D, bias = (None if v is None else v.float().contiguous() for v in (D, delta_bias))
     processors = torch.cuda.get_device_properties(u.device).multi_processor_count
     cut = cut or forward_cut(batch, length, channels, d_state, processors)
-    layout, block, d_tile = _layout(cut.channels, d_state)
+    layout, matrix, block, d_tile = _layout(cut.channels, d_state)
     chunks = triton.cdiv(length, cut.chunk)
     grid = (batch * chunks * triton.cdiv(channels, block),)
     shared = {
         "CHANNELS_ALL": channels, "D_STATE": d_state, "U_ROW": u.stride(1), "DELTA_ROW": delta.stride(1),
         "UNROLL": cut.unroll, "SOFTPLUS": delta_softplus, "HAS_BIAS": bias is not None,
-        "BLOCK": block, "D_TILE": d_tile, "LAYOUT": layout, "num_warps": 1,
+        "STAGE": max(cut.unroll, min(32, 512 // d_tile)), "BLOCK": block, "D_TILE": d_tile, "LAYOUT": layout,
+        "MATRIX": matrix, "num_warps": 1, "maxnreg": 128,
     }  # fmt: skip
     if chunks > 1:
         states, sums = (u.new_empty(shape, dtype=torch.float32) for shape in _chunk_shapes(batch, chunks, A))
@@ -92,7 +104,7 @@ def forward(
         states = None if initial_state is None else initial_state.float().contiguous()
     y = torch.empty((batch, length, channels), dtype=u.dtype, device=u.device)
     final = u.new_empty((batch, channels, d_state), dtype=torch.float32)
-    kept = u.new_empty(kept_shape(u, A) if keep else (0, 0, 0, 0), dtype=torch.float32)
+    kept = u.new_empty(kept_shape(u, A) if keep else (0, 0, 0, 0), dtype=kept_dtype(u))
     outputs[grid](
         u, delta, A2, B, C, D, z, bias, states, y, final, kept, length, cut.chunk, chunks,
         Z_ROW=0 if z is None else z.stride(1), KEEP=INTERVAL if keep else 0, HAS_START=states is not None,
@@ -118,26 +130,20 @@ def pass_states(states: Tensor, sums: Tensor, A2: Tensor, start: Tensor | None, 
 
 @dataclass(frozen=True)
 class BackwardCut:
-    """chunk: steps of one warp; blocks: blocks of channels that it does one after the other.
-
-    group: steps whose states it holds in registers.
-    """
+    """chunk: steps of one warp; blocks: blocks of channels that it does one after the other."""
 
     chunk: int
     blocks: int
-    group: int
 
 
 def backward_cut(batch: int, length: int, blocks: int, processors: int) -> BackwardCut:
-    """Many blocks a warp (fewer parts of dB and dC to add up), then long chunks, while 16 warps for every
-    multiprocessor remain."""
+    """Many blocks a warp, for fewer parts of dB and dC, and long chunks, while all warps have work."""
     chunk, each = 512, min(blocks, 16)
-    while chunk > 128 and batch * triton.cdiv(length, chunk) * triton.cdiv(blocks, each) < 16 * processors:
-        if each > 4:
-            each //= 2
-        else:
-            chunk //= 2
-    return BackwardCut(chunk, each, 8)
+    while each > 1 and batch * triton.cdiv(length, chunk) * triton.cdiv(blocks, each) < 48 * processors:
+        each //= 2
+    while chunk > 128 and batch * triton.cdiv(length, chunk) * blocks < 16 * processors:
+        chunk //= 2
+    return BackwardCut(chunk, each)
 
 
 def backward(
@@ -162,8 +168,8 @@ def backward(
     B, C, A2 = B.contiguous(), C.contiguous(), (A.float() * _LOG2_E).contiguous()
     D, bias = (None if v is None else v.float().contiguous() for v in (D, delta_bias))
     processors = torch.cuda.get_device_properties(u.device).multi_processor_count
-    layout, sequence, matrix, block, d_tile = _gradient_layouts(d_state)
-    blocks = triton.cdiv(channels, block)
+    tile = _gradient_tile(d_state)
+    blocks = triton.cdiv(channels, tile["BLOCK"])
     cut = cut or backward_cut(batch, length, blocks, processors)
     chunks = triton.cdiv(length, cut.chunk)
     shared = {
@@ -174,7 +180,7 @@ def backward(
     ends = None if dfinal is None else dfinal.float().contiguous()
     if chunks > 1:
         ends, sums = (u.new_empty(shape, dtype=torch.float32) for shape in _chunk_shapes(batch, chunks, A))
-        end_layout, end_block, end_tile = _layout(2, d_state)
+        end_layout, _, end_block, end_tile = _layout(2, d_state)
         adjoint_ends[(batch * chunks * triton.cdiv(channels, end_block),)](
             dy, delta, A2, C, z, bias, ends, sums, length, cut.chunk, chunks,
             UNROLL=4, BLOCK=end_block, D_TILE=end_tile, LAYOUT=end_layout, **shared,
@@ -189,23 +195,26 @@ def backward(
     gradients[(batch * chunks * sets,)](
         dy, u, delta, A2, B, C, D, z, bias, kept, ends,
         du, ddelta, dA, dB, dC, dD, dz, dbias, dstart, length, cut.chunk, chunks,
-        U_ROW=u.stride(1), HAS_D=D is not None, HAS_ENDS=ends is not None, KEEP=INTERVAL, GROUP=cut.group,
-        SUBS=cut.blocks, BLOCK=block, D_TILE=d_tile, LAYOUT=layout, SEQUENCE=sequence, MATRIX=matrix,
-        **shared,
+        U_ROW=u.stride(1), HAS_D=D is not None, HAS_ENDS=ends is not None, KEEP=INTERVAL, GROUP=GROUP,
+        SUBS=cut.blocks, **tile, **shared,
     )  # fmt: skip
     dB, dC = (part[0] if sets == 1 else part.sum(0) for part in (dB, dC))
     dA, dD, dbias = (part.sum((0, 1)) for part in (dA, dD, dbias))
     return du, ddelta, dA, dB, dC, dD, u.new_empty(0) if dz is None else dz, dbias, dstart[:, 0]
 
 
-def _gradient_layouts(d_state: int) -> tuple[gl.BlockedLayout, gl.BlockedLayout, gl.BlockedLayout, int, int]:
-    """Layouts of (channels, d_state), (steps, channels) and (steps, d_state), channels, states of a tile."""
+def _gradient_tile(d_state: int) -> dict[str, int | gl.BlockedLayout]:
+    """A warp's tile of the backward pass, 4 channels and up to 8 of their states a thread, and its layouts."""
     tile = triton.next_power_of_2(d_state)
-    lanes = min(max(tile // 4, 1), 32)
-    block = 4 * 32 // lanes
-    across = min(block // 4, 32)
-    sequence = gl.BlockedLayout([1, 4], [32 // across, across], [1, 1], [1, 0])
-    matrix_lanes = min(max(tile // 4, 1), 32)
-    matrix = gl.BlockedLayout([1, min(tile, 4)], [32 // matrix_lanes, matrix_lanes], [1, 1], [1, 0])
-    layout = gl.BlockedLayout([4, tile // lanes], [32 // lanes, lanes], [1, 1], [1, 0])
-    return layout, sequence, matrix, block, tile
+    lanes = min(max(tile // 4, 1), 32)  # that share a channel
+    others, wide = 32 // lanes, min(tile, 4)
+    return {
+        "BLOCK": 4 * others,
+        "D_TILE": tile,
+        "LANES": lanes,
+        "LAYOUT": gl.BlockedLayout([4, tile // lanes], [others, lanes], [1, 1], [1, 0]),
+        "SEQUENCE": gl.BlockedLayout([1, 4], [lanes, others], [1, 1], [1, 0]),
+        "MATRIX": _matrix_layout(tile),
+        "CHANNEL_PARTS": gl.BlockedLayout([1, lanes, 4], [lanes, 1, others], [1, 1, 1], [2, 1, 0]),
+        "MATRIX_PARTS": gl.BlockedLayout([1, others, wide], [others, 1, lanes], [1, 1, 1], [2, 1, 0]),
+    }

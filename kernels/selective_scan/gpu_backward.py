@@ -15,7 +15,11 @@ one after the other, and adds up their parts of dB and dC itself: no atomics, an
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from ssm_seq.kernels.selective_scan.gpu_forward import exp2, sigmoid, step_size
+from ssm_seq.kernels.selective_scan.gpu_forward import LINE, TABLE, exp2, sigmoid, step_size
+
+CUBE = gl.constexpr(
+    gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
+)  # shared memory as tables one after the other
 
 
 @gluon.jit(do_not_specialize=["length", "chunk_steps", "chunks"])
@@ -63,6 +67,41 @@ def adjoint_ends(
     gl.store(sums + rest.to(gl.int64) * CHANNELS_ALL + c, total, mask=in_c)
 
 
+@gluon.jit
+def _stage(steps_s, scaled_s, j, raw_delta, raw_u, offset, valid, SOFTPLUS: gl.constexpr):
+    """The steps of group j and what they take in, from registers into shared memory."""
+    step = step_size(raw_delta, offset, valid, SOFTPLUS)
+    steps_s.index(j).store(step)
+    scaled_s.index(j).store(step * raw_u.to(gl.float32))
+
+
+@gluon.jit
+def _advance(x, steps_r, scaled_r, B_r, i, decay_rate, over_d: gl.constexpr, over_c: gl.constexpr):
+    """One step of the recurrence."""
+    decay = exp2(gl.expand_dims(steps_r.index(i).load(over_d), 1) * decay_rate)
+    taken = gl.expand_dims(scaled_r.index(i).load(over_d), 1)
+    return decay * x + taken * gl.expand_dims(B_r.index(i).load(over_c), 0)
+
+
+@gluon.jit
+def _over_d_state(part_s, product, BLOCK: gl.constexpr, D_TILE: gl.constexpr, LANES: gl.constexpr):
+    """A thread's part of the sum over d_state, left in shared memory (lanes, channels) for `_collect`."""
+    parts = gl.sum(gl.reshape(product, [BLOCK, LANES, D_TILE // LANES]), axis=2)
+    part_s.store(gl.permute(parts, (1, 0)))
+
+
+@gluon.jit
+def _over_channels(part_s, product, BLOCK: gl.constexpr, D_TILE: gl.constexpr, LANES: gl.constexpr):
+    """A thread's part of the sum over channels, (lanes, d_state)."""
+    part_s.store(gl.sum(gl.reshape(product, [32 // LANES, BLOCK * LANES // 32, D_TILE]), axis=1))
+
+
+@gluon.jit
+def _collect(parts_s, layout: gl.constexpr, result: gl.constexpr):
+    """The sums whose parts several steps left behind, (steps, lanes, values) -> (steps, values)."""
+    return gl.convert_layout(gl.sum(parts_s.load(layout), axis=1), result)
+
+
 @gluon.jit(do_not_specialize=["length", "chunk_steps", "chunks"])
 def gradients(
     dy, u, delta, A2, B, C, D, z, bias, kept, ends,
@@ -70,32 +109,42 @@ def gradients(
     CHANNELS_ALL: gl.constexpr, D_STATE: gl.constexpr, DY_ROW: gl.constexpr, U_ROW: gl.constexpr,
     DELTA_ROW: gl.constexpr, Z_ROW: gl.constexpr, SOFTPLUS: gl.constexpr, HAS_BIAS: gl.constexpr,
     HAS_D: gl.constexpr, HAS_Z: gl.constexpr, HAS_ENDS: gl.constexpr,
-    KEEP: gl.constexpr, GROUP: gl.constexpr, SUBS: gl.constexpr, BLOCK: gl.constexpr, D_TILE: gl.constexpr,
+    KEEP: gl.constexpr, GROUP: gl.constexpr, SUBS: gl.constexpr,
+    BLOCK: gl.constexpr, D_TILE: gl.constexpr, LANES: gl.constexpr,
     LAYOUT: gl.constexpr, SEQUENCE: gl.constexpr, MATRIX: gl.constexpr,
+    CHANNEL_PARTS: gl.constexpr, MATRIX_PARTS: gl.constexpr,
 ):  # fmt: skip
     """dA (batch, chunks, channels, d_state), dD, dbias (batch, chunks, channels), for the caller to add up.
 
-    dB, dC (sets, batch, length, d_state), likewise. LAYOUT: of (channels, d_state); SEQUENCE: of (steps,
-    channels); MATRIX: of (steps, d_state).
+    dB, dC (sets, batch, length, d_state), likewise. LANES share a channel. LAYOUT: of (channels, d_state);
+    SEQUENCE: of (steps, channels); MATRIX: of (steps, d_state); *_PARTS: of sums before their last addition.
     """
     blocks: gl.constexpr = (CHANNELS_ALL + BLOCK - 1) // BLOCK
     sets: gl.constexpr = (blocks + SUBS - 1) // SUBS
     groups: gl.constexpr = KEEP // GROUP
     over_d: gl.constexpr = gl.SliceLayout(1, LAYOUT)
     over_c: gl.constexpr = gl.SliceLayout(0, LAYOUT)
-    plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-    plain2: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
-    steps_s = gl.allocate_shared_memory(gl.float32, [KEEP, BLOCK], plain)
-    scaled_s = gl.allocate_shared_memory(gl.float32, [KEEP, BLOCK], plain)
-    grads_s = gl.allocate_shared_memory(gl.float32, [KEEP, BLOCK], plain)
-    B_s = gl.allocate_shared_memory(gl.float32, [KEEP, D_TILE], plain)
-    C_s = gl.allocate_shared_memory(gl.float32, [KEEP, D_TILE], plain)
-    states_s = gl.allocate_shared_memory(gl.float32, [groups, BLOCK, D_TILE], plain2)
-    steps_all = steps_s._reinterpret(gl.float32, [KEEP, BLOCK], plain2)
-    scaled_all = scaled_s._reinterpret(gl.float32, [KEEP, BLOCK], plain2)
-    grads_all = grads_s._reinterpret(gl.float32, [KEEP, BLOCK], plain2)
-    B_all = B_s._reinterpret(gl.float32, [KEEP, D_TILE], plain2)
-    C_all = C_s._reinterpret(gl.float32, [KEEP, D_TILE], plain2)
+    steps_s = gl.allocate_shared_memory(gl.float32, [groups, GROUP, BLOCK], TABLE)
+    scaled_s = gl.allocate_shared_memory(gl.float32, [groups, GROUP, BLOCK], TABLE)
+    grads_s = gl.allocate_shared_memory(gl.float32, [GROUP, BLOCK], TABLE)
+    B_s = gl.allocate_shared_memory(gl.float32, [KEEP, D_TILE], TABLE)
+    C_s = gl.allocate_shared_memory(gl.float32, [KEEP, D_TILE], TABLE)
+    states_s = gl.allocate_shared_memory(gl.float32, [groups - 1, BLOCK, D_TILE], TABLE)
+    out_parts = gl.allocate_shared_memory(gl.float32, [GROUP, LANES, BLOCK], TABLE)
+    scaled_parts = gl.allocate_shared_memory(gl.float32, [GROUP, LANES, BLOCK], TABLE)
+    exponent_parts = gl.allocate_shared_memory(gl.float32, [GROUP, LANES, BLOCK], TABLE)
+    dB_parts = gl.allocate_shared_memory(gl.float32, [GROUP, 32 // LANES, D_TILE], TABLE)
+    dC_parts = gl.allocate_shared_memory(gl.float32, [GROUP, 32 // LANES, D_TILE], TABLE)
+    steps_r = steps_s._reinterpret(gl.float32, [KEEP, BLOCK], LINE)
+    scaled_r = scaled_s._reinterpret(gl.float32, [KEEP, BLOCK], LINE)
+    grads_r = grads_s._reinterpret(gl.float32, [GROUP, BLOCK], LINE)
+    B_r = B_s._reinterpret(gl.float32, [KEEP, D_TILE], LINE)
+    C_r = C_s._reinterpret(gl.float32, [KEEP, D_TILE], LINE)
+    out_cube = out_parts._reinterpret(gl.float32, [GROUP, LANES, BLOCK], CUBE)
+    scaled_cube = scaled_parts._reinterpret(gl.float32, [GROUP, LANES, BLOCK], CUBE)
+    exponent_cube = exponent_parts._reinterpret(gl.float32, [GROUP, LANES, BLOCK], CUBE)
+    dB_cube = dB_parts._reinterpret(gl.float32, [GROUP, 32 // LANES, D_TILE], CUBE)
+    dC_cube = dC_parts._reinterpret(gl.float32, [GROUP, 32 // LANES, D_TILE], CUBE)
 
     pid = gl.program_id(0)
     set_ = pid % sets
@@ -108,23 +157,28 @@ def gradients(
     intervals = (steps + KEEP - 1) // KEEP
     n = gl.arange(0, D_TILE, over_c)
     part = set_.to(gl.int64) * ((gl.num_programs(0) // (sets * chunks)) * length.to(gl.int64))
-    i_p = gl.arange(0, KEEP, gl.SliceLayout(1, SEQUENCE))
-    i_m = gl.arange(0, KEEP, gl.SliceLayout(1, MATRIX))
+    i_k = gl.arange(0, KEEP, gl.SliceLayout(1, MATRIX))
+    i_g = gl.arange(0, GROUP, gl.SliceLayout(1, SEQUENCE))
+    i_m = gl.arange(0, GROUP, gl.SliceLayout(1, MATRIX))
     n_m = gl.arange(0, D_TILE, gl.SliceLayout(0, MATRIX))
     for sub in range(SUBS):
         c0 = (set_ * SUBS + sub) * BLOCK
         c = c0 + gl.arange(0, BLOCK, over_d)
         c_p = c0 + gl.arange(0, BLOCK, gl.SliceLayout(0, SEQUENCE))
         in_c_p = c_p < CHANNELS_ALL
+        columns = gl.expand_dims(c_p, 0)
         in_tile = gl.expand_dims(c < CHANNELS_ALL, 1) & gl.expand_dims(n < D_STATE, 0)
         offsets = gl.expand_dims(c, 1) * D_STATE + gl.expand_dims(n, 0)
         decay_rate = gl.load(A2 + offsets, mask=in_tile, other=0.0)
         skip = gl.zeros([BLOCK], gl.float32, gl.SliceLayout(0, SEQUENCE))
-        offset, dD_sum, dbias_sum = skip, skip, skip
+        offset = skip
+        dD_sum = gl.zeros([GROUP, BLOCK], gl.float32, SEQUENCE)
+        dbias_sum = dD_sum
         if HAS_D:
             skip = gl.load(D + c_p, mask=in_c_p, other=0.0)
         if HAS_BIAS:
             offset = gl.load(bias + c_p, mask=in_c_p, other=0.0)
+        skip, offset = gl.expand_dims(skip, 0), gl.expand_dims(offset, 0)
         g = gl.zeros([BLOCK, D_TILE], gl.float32, LAYOUT)
         dA_sum = g
         if HAS_ENDS:
@@ -133,87 +187,93 @@ def gradients(
             )
         for back in range(0, intervals):
             t = (intervals - 1 - back) * KEEP
-            valid = gl.expand_dims(t + i_p < steps, 1) & gl.expand_dims(in_c_p, 0)
-            rows = gl.expand_dims(row + t + i_p, 1)
-            columns = gl.expand_dims(c_p, 0)
-            step = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=0.0)
-            step = step_size(step, gl.expand_dims(offset, 0), valid, SOFTPLUS)
-            steps_all.store(step)
-            value = gl.load(u + rows * U_ROW + columns, mask=valid, other=0.0).to(gl.float32)
-            scaled_all.store(step * value)
-            grad = gl.load(dy + rows * DY_ROW + columns, mask=valid, other=0.0).to(gl.float32)
-            if HAS_Z:
-                gate = gl.load(z + rows * Z_ROW + columns, mask=valid, other=0.0).to(gl.float32)
-                grad *= gate * sigmoid(gate)
-            grads_all.store(grad)
-            in_m = gl.expand_dims(t + i_m < steps, 1) & gl.expand_dims(n_m < D_STATE, 0)
-            offsets_m = gl.expand_dims(row + t + i_m, 1) * D_STATE + gl.expand_dims(n_m, 0)
-            B_all.store(gl.load(B + offsets_m, mask=in_m, other=0.0).to(gl.float32))
-            C_all.store(gl.load(C + offsets_m, mask=in_m, other=0.0).to(gl.float32))
-
+            in_k = gl.expand_dims(t + i_k < steps, 1) & gl.expand_dims(n_m < D_STATE, 0)
+            offsets_k = gl.expand_dims(row + t + i_k, 1) * D_STATE + gl.expand_dims(n_m, 0)
+            B_k = gl.load(B + offsets_k, mask=in_k, other=0.0)
+            C_k = gl.load(C + offsets_k, mask=in_k, other=0.0)
+            valid = gl.expand_dims(t + i_g < steps, 1) & gl.expand_dims(in_c_p, 0)
+            rows = gl.expand_dims(row + t + i_g, 1)
+            raw_delta = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=0.0)
+            raw_u = gl.load(u + rows * U_ROW + columns, mask=valid, other=0.0)
             interval = b * ((length + KEEP - 1) // KEEP) + (first + t) // KEEP
             x = gl.load(kept + interval * (CHANNELS_ALL * D_STATE) + offsets, mask=in_tile, other=0.0)
+            x = x.to(gl.float32)
+            B_s.store(B_k.to(gl.float32))
+            C_s.store(C_k.to(gl.float32))
             for j in range(0, groups - 1):
+                _stage(steps_s, scaled_s, j, raw_delta, raw_u, offset, valid, SOFTPLUS)
+                valid = gl.expand_dims(t + (j + 1) * GROUP + i_g < steps, 1) & gl.expand_dims(in_c_p, 0)
+                rows = gl.expand_dims(row + t + (j + 1) * GROUP + i_g, 1)
+                raw_delta = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=0.0)
+                raw_u = gl.load(u + rows * U_ROW + columns, mask=valid, other=0.0)
                 states_s.index(j).store(x)
                 for k in gl.static_range(GROUP):
-                    decay = exp2(gl.expand_dims(steps_s.index(j * GROUP + k).load(over_d), 1) * decay_rate)
-                    B_i = gl.expand_dims(B_s.index(j * GROUP + k).load(over_c), 0)
-                    x = decay * x + gl.expand_dims(scaled_s.index(j * GROUP + k).load(over_d), 1) * B_i
-            states_s.index(groups - 1).store(x)
+                    x = _advance(x, steps_r, scaled_r, B_r, j * GROUP + k, decay_rate, over_d, over_c)
+            _stage(steps_s, scaled_s, groups - 1, raw_delta, raw_u, offset, valid, SOFTPLUS)
             for jj in range(0, groups):
                 j = groups - 1 - jj
-                x = states_s.index(j).load(LAYOUT)
+                t_j = t + j * GROUP
+                valid = gl.expand_dims(t_j + i_g < steps, 1) & gl.expand_dims(in_c_p, 0)
+                rows = gl.expand_dims(row + t_j + i_g, 1)
+                raw_delta = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=0.0)
+                raw_u = gl.load(u + rows * U_ROW + columns, mask=valid, other=0.0)
+                raw_dy = gl.load(dy + rows * DY_ROW + columns, mask=valid, other=0.0)
+                if HAS_Z:
+                    raw_z = gl.load(z + rows * Z_ROW + columns, mask=valid, other=0.0)
                 xs = (x,)
                 for k in gl.static_range(GROUP):
-                    decay = exp2(gl.expand_dims(steps_s.index(j * GROUP + k).load(over_d), 1) * decay_rate)
-                    B_i = gl.expand_dims(B_s.index(j * GROUP + k).load(over_c), 0)
-                    x = decay * x + gl.expand_dims(scaled_s.index(j * GROUP + k).load(over_d), 1) * B_i
+                    x = _advance(x, steps_r, scaled_r, B_r, j * GROUP + k, decay_rate, over_d, over_c)
                     xs = xs + (x,)
+                grad = raw_dy.to(gl.float32)
+                if HAS_Z:
+                    gate = raw_z.to(gl.float32)
+                    open_ = sigmoid(gate)
+                    grad *= gate * open_
+                grads_s.store(grad)
+                in_m = gl.expand_dims(t_j + i_m < steps, 1) & gl.expand_dims(n_m < D_STATE, 0)
+                at = gl.expand_dims(part + row + t_j + i_m, 1) * D_STATE + gl.expand_dims(n_m, 0)
+                dB_before = gl.load(dB + at, mask=in_m & (sub > 0), other=0.0)
+                dC_before = gl.load(dC + at, mask=in_m & (sub > 0), other=0.0)
                 for k in gl.static_range(GROUP - 1, -1, -1):
                     i = j * GROUP + k
-                    step_i = gl.expand_dims(steps_s.index(i).load(over_d), 1)
-                    scaled_i = gl.expand_dims(scaled_s.index(i).load(over_d), 1)
-                    grad_i = gl.expand_dims(grads_s.index(i).load(over_d), 1)
-                    B_i = gl.expand_dims(B_s.index(i).load(over_c), 0)
-                    C_i = gl.expand_dims(C_s.index(i).load(over_c), 0)
-                    at = (part + row + t + i) * D_STATE + n
-                    in_row = (n < D_STATE) & (t + i < steps)
-                    dB_i = gl.load(dB + at, mask=in_row & (sub > 0), other=0.0)
-                    dC_i = gl.load(dC + at, mask=in_row & (sub > 0), other=0.0)
+                    step_i = gl.expand_dims(steps_r.index(i).load(over_d), 1)
+                    scaled_i = gl.expand_dims(scaled_r.index(i).load(over_d), 1)
+                    grad_i = gl.expand_dims(grads_r.index(k).load(over_d), 1)
+                    B_i = gl.expand_dims(B_r.index(i).load(over_c), 0)
+                    C_i = gl.expand_dims(C_r.index(i).load(over_c), 0)
                     g += grad_i * C_i
-                    gl.store(dC + at, dC_i + gl.sum(grad_i * xs[k + 1], axis=0), mask=in_row)
-                    gl.store(dB + at, dB_i + gl.sum(scaled_i * g, axis=0), mask=in_row)
+                    _over_channels(dC_parts.index(k), grad_i * xs[k + 1], BLOCK, D_TILE, LANES)
+                    _over_channels(dB_parts.index(k), scaled_i * g, BLOCK, D_TILE, LANES)
                     if HAS_Z:
-                        grads_s.index(i).store(gl.sum(xs[k + 1] * C_i, axis=1))
-                    scaled_s.index(i).store(gl.sum(g * B_i, axis=1))
+                        _over_d_state(out_parts.index(k), xs[k + 1] * C_i, BLOCK, D_TILE, LANES)
+                    _over_d_state(scaled_parts.index(k), g * B_i, BLOCK, D_TILE, LANES)
                     g *= exp2(step_i * decay_rate)
                     change = g * xs[k]
-                    steps_s.index(i).store(gl.sum(change * decay_rate, axis=1))
+                    _over_d_state(exponent_parts.index(k), change * decay_rate, BLOCK, D_TILE, LANES)
                     dA_sum += change * step_i
+                gl.store(dB + at, dB_before + _collect(dB_cube, MATRIX_PARTS, MATRIX), mask=in_m)
+                gl.store(dC + at, dC_before + _collect(dC_cube, MATRIX_PARTS, MATRIX), mask=in_m)
 
-            dscaled = scaled_all.load(SEQUENCE)
-            raw = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=0.0)
-            step = step_size(raw, gl.expand_dims(offset, 0), valid, SOFTPLUS)
-            value = gl.load(u + rows * U_ROW + columns, mask=valid, other=0.0).to(gl.float32)
-            dstep = dscaled * value + steps_all.load(SEQUENCE) * 0.6931471805599453
-            if SOFTPLUS:
-                dstep *= sigmoid(raw.to(gl.float32) + gl.expand_dims(offset, 0))
-            gl.store(ddelta + rows * CHANNELS_ALL + columns, dstep, mask=valid)
-            dbias_sum += gl.sum(gl.where(valid, dstep, 0.0), axis=0)
-            grad = gl.load(dy + rows * DY_ROW + columns, mask=valid, other=0.0).to(gl.float32)
-            if HAS_Z:
-                gate = gl.load(z + rows * Z_ROW + columns, mask=valid, other=0.0).to(gl.float32)
-                open_ = sigmoid(gate)
-                out = grads_all.load(SEQUENCE) + gl.expand_dims(skip, 0) * value
-                dgate = grad * out * open_ * (1.0 + gate * (1.0 - open_))
-                gl.store(dz + rows * CHANNELS_ALL + columns, dgate, mask=valid)
-                grad *= gate * open_
-            dD_sum += gl.sum(grad * value, axis=0)
-            dvalue = dscaled * step + grad * gl.expand_dims(skip, 0)
-            gl.store(du + rows * CHANNELS_ALL + columns, dvalue, mask=valid)
+                dscaled = _collect(scaled_cube, CHANNEL_PARTS, SEQUENCE)
+                value = raw_u.to(gl.float32)
+                dstep = (
+                    dscaled * value + _collect(exponent_cube, CHANNEL_PARTS, SEQUENCE) * 0.6931471805599453
+                )
+                if SOFTPLUS:
+                    dstep *= sigmoid(raw_delta.to(gl.float32) + offset)
+                gl.store(ddelta + rows * CHANNELS_ALL + columns, dstep, mask=valid)
+                dbias_sum += gl.where(valid, dstep, 0.0)
+                if HAS_Z:
+                    out = _collect(out_cube, CHANNEL_PARTS, SEQUENCE) + skip * value
+                    dgate = raw_dy.to(gl.float32) * out * open_ * (1.0 + gate * (1.0 - open_))
+                    gl.store(dz + rows * CHANNELS_ALL + columns, dgate, mask=valid)
+                dD_sum += grad * value
+                dvalue = dscaled * step_size(raw_delta, offset, valid, SOFTPLUS) + grad * skip
+                gl.store(du + rows * CHANNELS_ALL + columns, dvalue, mask=valid)
+                x = states_s.index(gl.maximum(j - 1, 0)).load(LAYOUT)
 
         gl.store(dA + rest.to(gl.int64) * (CHANNELS_ALL * D_STATE) + offsets, dA_sum, mask=in_tile)
-        gl.store(dD + rest.to(gl.int64) * CHANNELS_ALL + c_p, dD_sum, mask=in_c_p)
-        gl.store(dbias + rest.to(gl.int64) * CHANNELS_ALL + c_p, dbias_sum, mask=in_c_p)
+        gl.store(dD + rest.to(gl.int64) * CHANNELS_ALL + c_p, gl.sum(dD_sum, axis=0), mask=in_c_p)
+        gl.store(dbias + rest.to(gl.int64) * CHANNELS_ALL + c_p, gl.sum(dbias_sum, axis=0), mask=in_c_p)
         if chunk == 0:
             gl.store(dstart + b * (CHANNELS_ALL * D_STATE) + offsets, g, mask=in_tile)

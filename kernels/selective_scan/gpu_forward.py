@@ -7,12 +7,16 @@
 
 One warp walks through time with a tile (channels, d_state) of states in registers. A thread holds a few
 channels and up to 16 of their states, so sums over d_state stay in the thread. The layouts are written out,
-which is why this is Gluon and not Triton: B and C of one step are read by wide loads that all threads share.
-Exponentials are base 2.
+which is why this is Gluon and not Triton: all threads share wide reads of B and C, which wait in shared
+memory in float32. Exponentials are base 2.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+
+# Shared memory as rows of one step each, and as a whole.
+LINE = gl.constexpr(gl.SwizzledSharedLayout(1, 1, 1, [0]))
+TABLE = gl.constexpr(gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
 
 
 @gluon.jit
@@ -50,12 +54,25 @@ def step_size(delta, bias, valid, SOFTPLUS: gl.constexpr):
     return gl.where(valid, step, 0.0)
 
 
+@gluon.jit
+def matrix_rows(matrix, row, t, steps, D_STATE: gl.constexpr, STAGE: gl.constexpr, D_TILE: gl.constexpr,
+                LAYOUT: gl.constexpr):  # fmt: skip
+    """Rows t to t + STAGE of B or C, zero past the end, (STAGE, D_TILE)."""
+    i = t + gl.arange(0, STAGE, gl.SliceLayout(1, LAYOUT))
+    n = gl.arange(0, D_TILE, gl.SliceLayout(0, LAYOUT))
+    inside = gl.expand_dims(i < steps, 1) & gl.expand_dims(n < D_STATE, 0)
+    return gl.load(
+        matrix + gl.expand_dims(row + i, 1) * D_STATE + gl.expand_dims(n, 0), mask=inside, other=0.0
+    )
+
+
 @gluon.jit(do_not_specialize=["length", "chunk_steps", "chunks"])
 def chunk_ends(
     u, delta, A2, B, bias, states, sums, length, chunk_steps, chunks,
     CHANNELS_ALL: gl.constexpr, D_STATE: gl.constexpr, U_ROW: gl.constexpr, DELTA_ROW: gl.constexpr,
     UNROLL: gl.constexpr, SOFTPLUS: gl.constexpr, HAS_BIAS: gl.constexpr,
-    BLOCK: gl.constexpr, D_TILE: gl.constexpr, LAYOUT: gl.constexpr,
+    STAGE: gl.constexpr, BLOCK: gl.constexpr, D_TILE: gl.constexpr,
+    LAYOUT: gl.constexpr, MATRIX: gl.constexpr,
 ):  # fmt: skip
     """states (batch, chunks, channels, d_state), sums (batch, chunks, channels)."""
     blocks: gl.constexpr = (CHANNELS_ALL + BLOCK - 1) // BLOCK
@@ -63,8 +80,8 @@ def chunk_ends(
     rest = pid // blocks
     c = (pid % blocks) * BLOCK + gl.arange(0, BLOCK, gl.SliceLayout(1, LAYOUT))
     n = gl.arange(0, D_TILE, gl.SliceLayout(0, LAYOUT))
-    in_c, in_n = c < CHANNELS_ALL, n < D_STATE
-    in_tile = gl.expand_dims(in_c, 1) & gl.expand_dims(in_n, 0)
+    in_c = c < CHANNELS_ALL
+    in_tile = gl.expand_dims(in_c, 1) & gl.expand_dims(n < D_STATE, 0)
     offsets = gl.expand_dims(c, 1) * D_STATE + gl.expand_dims(n, 0)
     decay_rate = gl.load(A2 + offsets, mask=in_tile, other=0.0)
     offset = gl.zeros([BLOCK], gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -75,17 +92,25 @@ def chunk_ends(
     steps = gl.minimum(length - first, chunk_steps)
     x = gl.zeros([BLOCK, D_TILE], gl.float32, LAYOUT)
     total = gl.zeros([BLOCK], gl.float32, gl.SliceLayout(1, LAYOUT))
-    for t in range(0, steps, UNROLL):
-        u_t, delta_t, B_t = u + (row + t) * U_ROW, delta + (row + t) * DELTA_ROW, B + (row + t) * D_STATE
-        for i in gl.static_range(UNROLL):
-            valid = t + i < steps
-            step = gl.load(delta_t + i * DELTA_ROW + c, mask=in_c & valid, other=0.0)
-            value = gl.load(u_t + i * U_ROW + c, mask=in_c & valid, other=0.0).to(gl.float32)
-            matrix = gl.load(B_t + i * D_STATE + n, mask=in_n & valid, other=0.0).to(gl.float32)
-            step = step_size(step, offset, valid, SOFTPLUS)
-            total += step
-            decay = exp2(gl.expand_dims(step, 1) * decay_rate)
-            x = decay * x + gl.expand_dims(step * value, 1) * gl.expand_dims(matrix, 0)
+    over_c: gl.constexpr = gl.SliceLayout(0, LAYOUT)
+    B_s = gl.allocate_shared_memory(gl.float32, [STAGE, D_TILE], TABLE)
+    B_r = B_s._reinterpret(gl.float32, [STAGE, D_TILE], LINE)
+    B_next = matrix_rows(B, row, 0, steps, D_STATE, STAGE, D_TILE, MATRIX)
+    for stage in range(0, steps, STAGE):
+        B_s.store(B_next.to(gl.float32))
+        B_next = matrix_rows(B, row, stage + STAGE, steps, D_STATE, STAGE, D_TILE, MATRIX)
+        for at in range(0, STAGE, UNROLL):
+            t = stage + at
+            u_t, delta_t = u + (row + t) * U_ROW, delta + (row + t) * DELTA_ROW
+            for i in gl.static_range(UNROLL):
+                valid = t + i < steps
+                step = gl.load(delta_t + i * DELTA_ROW + c, mask=in_c & valid, other=0.0)
+                value = gl.load(u_t + i * U_ROW + c, mask=in_c & valid, other=0.0).to(gl.float32)
+                step = step_size(step, offset, valid, SOFTPLUS)
+                total += step
+                decay = exp2(gl.expand_dims(step, 1) * decay_rate)
+                taken = gl.expand_dims(step * value, 1)
+                x = decay * x + taken * gl.expand_dims(B_r.index(at + i).load(over_c), 0)
     gl.store(states + rest.to(gl.int64) * (CHANNELS_ALL * D_STATE) + offsets, x, mask=in_tile)
     gl.store(sums + rest.to(gl.int64) * CHANNELS_ALL + c, total, mask=in_c)
 
@@ -133,7 +158,8 @@ def outputs(
     U_ROW: gl.constexpr, DELTA_ROW: gl.constexpr, Z_ROW: gl.constexpr,
     KEEP: gl.constexpr, UNROLL: gl.constexpr, SOFTPLUS: gl.constexpr,
     HAS_START: gl.constexpr, HAS_BIAS: gl.constexpr, HAS_D: gl.constexpr, HAS_Z: gl.constexpr,
-    BLOCK: gl.constexpr, D_TILE: gl.constexpr, LAYOUT: gl.constexpr,
+    STAGE: gl.constexpr, BLOCK: gl.constexpr, D_TILE: gl.constexpr,
+    LAYOUT: gl.constexpr, MATRIX: gl.constexpr,
 ):  # fmt: skip
     """y, the final state, and x before every KEEPth step, kept (batch, intervals, channels, d_state)."""
     blocks: gl.constexpr = (CHANNELS_ALL + BLOCK - 1) // BLOCK
@@ -141,8 +167,8 @@ def outputs(
     rest = pid // blocks
     c = (pid % blocks) * BLOCK + gl.arange(0, BLOCK, gl.SliceLayout(1, LAYOUT))
     n = gl.arange(0, D_TILE, gl.SliceLayout(0, LAYOUT))
-    in_c, in_n = c < CHANNELS_ALL, n < D_STATE
-    in_tile = gl.expand_dims(in_c, 1) & gl.expand_dims(in_n, 0)
+    in_c = c < CHANNELS_ALL
+    in_tile = gl.expand_dims(in_c, 1) & gl.expand_dims(n < D_STATE, 0)
     offsets = gl.expand_dims(c, 1) * D_STATE + gl.expand_dims(n, 0)
     decay_rate = gl.load(A2 + offsets, mask=in_tile, other=0.0)
     nothing = gl.zeros([BLOCK], gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -159,31 +185,43 @@ def outputs(
     x = gl.zeros([BLOCK, D_TILE], gl.float32, LAYOUT)
     if HAS_START:
         x = gl.load(states + rest.to(gl.int64) * (CHANNELS_ALL * D_STATE) + offsets, mask=in_tile, other=0.0)
-    for t in range(0, steps, UNROLL):
-        if KEEP > 0:
-            if t % KEEP == 0:
-                interval = b * ((length + KEEP - 1) // KEEP) + (first + t) // KEEP
-                gl.store(kept + interval * (CHANNELS_ALL * D_STATE) + offsets, x, mask=in_tile)
-        u_t, delta_t = u + (row + t) * U_ROW, delta + (row + t) * DELTA_ROW
-        B_t, C_t, y_t = B + (row + t) * D_STATE, C + (row + t) * D_STATE, y + (row + t) * CHANNELS_ALL
-        outs = ()
-        for i in gl.static_range(UNROLL):
-            valid = t + i < steps
-            step = gl.load(delta_t + i * DELTA_ROW + c, mask=in_c & valid, other=0.0)
-            value = gl.load(u_t + i * U_ROW + c, mask=in_c & valid, other=0.0).to(gl.float32)
-            B_i = gl.load(B_t + i * D_STATE + n, mask=in_n & valid, other=0.0).to(gl.float32)
-            C_i = gl.load(C_t + i * D_STATE + n, mask=in_n & valid, other=0.0).to(gl.float32)
-            step = step_size(step, offset, valid, SOFTPLUS)
-            decay = exp2(gl.expand_dims(step, 1) * decay_rate)
-            x = decay * x + gl.expand_dims(step * value, 1) * gl.expand_dims(B_i, 0)
-            out = gl.sum(x * gl.expand_dims(C_i, 0), axis=1)
-            if HAS_D:
-                out += skip * value
-            if HAS_Z:
-                gate = gl.load(z + (row + t + i) * Z_ROW + c, mask=in_c & valid, other=0.0).to(gl.float32)
-                out *= gate * sigmoid(gate)
-            outs = outs + (out,)
-        for i in gl.static_range(UNROLL):
-            gl.store(y_t + i * CHANNELS_ALL + c, outs[i], mask=in_c & (t + i < steps))
+    over_c: gl.constexpr = gl.SliceLayout(0, LAYOUT)
+    B_s = gl.allocate_shared_memory(gl.float32, [STAGE, D_TILE], TABLE)
+    C_s = gl.allocate_shared_memory(gl.float32, [STAGE, D_TILE], TABLE)
+    B_r = B_s._reinterpret(gl.float32, [STAGE, D_TILE], LINE)
+    C_r = C_s._reinterpret(gl.float32, [STAGE, D_TILE], LINE)
+    B_next = matrix_rows(B, row, 0, steps, D_STATE, STAGE, D_TILE, MATRIX)
+    C_next = matrix_rows(C, row, 0, steps, D_STATE, STAGE, D_TILE, MATRIX)
+    for stage in range(0, steps, STAGE):
+        B_s.store(B_next.to(gl.float32))
+        C_s.store(C_next.to(gl.float32))
+        B_next = matrix_rows(B, row, stage + STAGE, steps, D_STATE, STAGE, D_TILE, MATRIX)
+        C_next = matrix_rows(C, row, stage + STAGE, steps, D_STATE, STAGE, D_TILE, MATRIX)
+        for at in range(0, STAGE, UNROLL):
+            t = stage + at
+            if KEEP > 0:
+                if (t % KEEP == 0) & (t < steps):
+                    interval = b * ((length + KEEP - 1) // KEEP) + (first + t) // KEEP
+                    gl.store(kept + interval * (CHANNELS_ALL * D_STATE) + offsets, x, mask=in_tile)
+            u_t, delta_t = u + (row + t) * U_ROW, delta + (row + t) * DELTA_ROW
+            outs = ()
+            for i in gl.static_range(UNROLL):
+                valid = t + i < steps
+                step = gl.load(delta_t + i * DELTA_ROW + c, mask=in_c & valid, other=0.0)
+                value = gl.load(u_t + i * U_ROW + c, mask=in_c & valid, other=0.0).to(gl.float32)
+                step = step_size(step, offset, valid, SOFTPLUS)
+                decay = exp2(gl.expand_dims(step, 1) * decay_rate)
+                taken = gl.expand_dims(step * value, 1)
+                x = decay * x + taken * gl.expand_dims(B_r.index(at + i).load(over_c), 0)
+                out = gl.sum(x * gl.expand_dims(C_r.index(at + i).load(over_c), 0), axis=1)
+                if HAS_D:
+                    out += skip * value
+                if HAS_Z:
+                    gate = gl.load(z + (row + t + i) * Z_ROW + c, mask=in_c & valid, other=0.0).to(gl.float32)
+                    out *= gate * sigmoid(gate)
+                outs = outs + (out,)
+            y_t = y + (row + t) * CHANNELS_ALL
+            for i in gl.static_range(UNROLL):
+                gl.store(y_t + i * CHANNELS_ALL + c, outs[i], mask=in_c & (t + i < steps))
     if chunk == chunks - 1:
         gl.store(final + b * (CHANNELS_ALL * D_STATE) + offsets, x, mask=in_tile)

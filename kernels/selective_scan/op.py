@@ -87,14 +87,13 @@ def _scan(
 
 @_scan.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, keep):
-    dtype = torch.promote_types(u.dtype, torch.float32)
-    batch, _, channels = u.shape
-    kept = _device_path(u).kept_shape(u, A) if keep else (0, 0, 0, 0)
-    final_state = u.new_empty((batch, channels, A.shape[1]), dtype=dtype)
+    path, (batch, _, channels) = _device_path(u), u.shape
+    kept = path.kept_shape(u, A) if keep else (0, 0, 0, 0)
+    state_dtype = torch.promote_types(u.dtype, torch.float32)
     return (
-        torch.empty_like(u, memory_format=torch.contiguous_format),
-        final_state,
-        u.new_empty(kept, dtype=dtype),
+        u.new_empty(u.shape),
+        u.new_empty((batch, channels, A.shape[1]), dtype=state_dtype),
+        u.new_empty(kept, dtype=path.kept_dtype(u)),
     )
 
 
