@@ -48,6 +48,7 @@ def render_page(results: Results, shown: Sequence[Panel], sounds: Sequence[Sound
             figure=figure,
             sentence=sentence,
             remarks=facts.remarks(results),
+            resampled=results.resampled,
             results=facts.result_table(results),
             panels=shown,
             sounds=sounds,

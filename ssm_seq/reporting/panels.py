@@ -78,8 +78,8 @@ def _classifier(results: Results) -> list[Panel]:
         caption = (
             f"One model, trained on windows of {positions(results, results.config.data.window)}, reads every "
             f"length in chunks of {wording.count(results.config.evaluate.chunk)} and carries its state from "
-            "one to the next. Bars are 95 % bootstrap intervals over records; dashed lines are the simple "
-            "baselines on the same test split."
+            f"one to the next. Bars are 95 % bootstrap intervals over {results.resampled}; dashed lines are "
+            "the simple baselines on the same test split."
         )
         svg = to_svg(figures.accuracy_by_length, evaluated, results.baselines, f"{results.unit}s")
         found.append(Panel("accuracy_by_length", "Accuracy by window length", svg, caption))
@@ -98,7 +98,7 @@ def _language_model(results: Results) -> list[Panel]:
     caption = (
         f"What one {unit} of the test split costs when it is coded with the predictions; fewer bits mean "
         f"better predictions. Measured on {wording.count(evaluation['positions'])} {unit}s; the dark lines "
-        "are 95 % bootstrap intervals over records."
+        f"are 95 % bootstrap intervals over {results.resampled}."
     )
     svg = to_svg(figures.bits_per_byte, evaluation, results.baselines, unit)
     found = [Panel("bits_per_byte", f"Bits per {unit}", svg, caption)]

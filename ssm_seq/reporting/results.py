@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,20 @@ class Results:
     def unit(self) -> str:
         """What one position is."""
         return "base" if self.store.sample_rate is None else "sample"
+
+    @property
+    def resampled(self) -> str:
+        """What the bootstrap of the evaluation draws anew (see ssm_seq.evaluation.metrics)."""
+        tested = Counter(
+            record.label
+            for record in self.store.records
+            if any(span.split == "test" for span in record.ranges)
+        )
+        if all(count > 1 for count in tested.values()):
+            return "whole records"
+        if all(count == 1 for count in tested.values()):
+            return "windows, as each label has one test record"
+        return "whole records, or windows where a label has one test record"
 
 
 def read_results(folder: Path, store: Path, benchmarks: Path, config: Config) -> Results:

@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ssm_seq.config import compose
+from ssm_seq.data.store import Range, Record
 from ssm_seq.errors import InputError
 from ssm_seq.files import write_json
 from ssm_seq.reporting import facts, page, summary
@@ -252,3 +254,16 @@ def test_unknown_experiment_gets_one_sentence(
     assert summary.main([*arguments, "specie"]) == 2
     assert "nearest: species" in capsys.readouterr().err
     assert not (tmp_path / "s.html").exists()
+
+
+def test_what_the_bootstrap_draws_is_said(reports: Reports, results: Path) -> None:
+    found = reports.read(results, "species")
+    one, two = (Record(name, 0, 9, "a", ranges=(Range(0, 9, "test"),)) for name in "12")
+    other = replace(one, name="3", label="b")
+    for records, expected in (
+        ([one, two], "whole records"),
+        ([one, other], "windows, as each label has one test record"),
+        ([one, two, other], "whole records, or windows where a label has one test record"),
+    ):
+        found.store.records = records
+        assert found.resampled == expected
