@@ -3,8 +3,8 @@
     python -m ssm_seq.kernels.benchmark docs/results/kernels_h100.json --commit $(git rev-parse HEAD)
 
 The peers' figures were measured on one H100 80GB HBM3 on 2026-11-22 (mamba-ssm 2.3.2.post1, causal-conv1d
-1.7.0, compiled for sm_90, torch 2.11.0+cu130): medians of CUDA-event timings, like ours. Inputs are bfloat16, A, D
-and the bias float32; D, the z gate, the bias and softplus are all in use, and all gradients are taken.
+1.7.0, compiled for sm_90, torch 2.11.0+cu130): medians of CUDA-event timings, like ours. Inputs are bfloat16;
+A, D and the bias float32; D, the z gate, the bias and softplus are all in use, and all gradients are taken.
 """
 
 import argparse
@@ -154,7 +154,7 @@ def main() -> None:
         gc.collect()
         torch.cuda.empty_cache()
     result = {
-        "what": "Selective scan and causal convolution, bfloat16: median, 10 % and 90 % of CUDA-event timings",
+        "what": "Selective scan and causal convolution, bfloat16, median and 10-90 % of CUDA-event timings",
         "command": "python -m ssm_seq.kernels.benchmark docs/results/kernels_h100.json",
         "commit": options.commit,
         "date": datetime.now(UTC).date().isoformat(),

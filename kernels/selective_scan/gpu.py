@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import triton
 from torch import Tensor
-from triton.experimental.gluon import language as gl
 
 from ssm_seq.kernels.rows import even_rows
 from ssm_seq.kernels.selective_scan.gpu_backward import adjoint_ends, gradients
@@ -29,7 +29,7 @@ class Cut:
 def forward_cut(batch: int, length: int, channels: int, d_state: int, processors: int) -> Cut:
     """Chunks as long as they can be while 16 warps for every multiprocessor remain."""
     per_thread = 2
-    block = per_thread * (32 // _lanes(d_state))
+    block = per_thread * 32 // _tile(d_state, 16)[1]
     warps = batch * triton.cdiv(channels, block)
     chunk = 512
     while chunk > 128 and warps * triton.cdiv(length, chunk) < 16 * processors:
@@ -37,21 +37,15 @@ def forward_cut(batch: int, length: int, channels: int, d_state: int, processors
     return Cut(per_thread, chunk, 4)
 
 
-def _lanes(d_state: int) -> int:
-    """Lanes of a warp that share one channel's states, 16 each at most."""
-    return max(1, triton.next_power_of_2(d_state) // 16)
+@lru_cache
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _layout(channels: int, d_state: int) -> tuple[gl.BlockedLayout, gl.BlockedLayout, int, int]:
-    """The layouts of (channels, d_state) and (steps, d_state), and the tile's channels and states."""
-    tile, lanes = triton.next_power_of_2(d_state), _lanes(d_state)
-    layout = gl.BlockedLayout([channels, tile // lanes], [32 // lanes, lanes], [1, 1], [1, 0])
-    return layout, _matrix_layout(tile), channels * 32 // lanes, tile
-
-
-def _matrix_layout(tile: int) -> gl.BlockedLayout:
-    lanes = min(max(tile // 4, 1), 32)
-    return gl.BlockedLayout([1, min(tile, 4)], [32 // lanes, lanes], [1, 1], [1, 0])
+def _tile(d_state: int, states: int) -> tuple[int, int]:
+    """d_state rounded up to a power of 2, and the lanes that share a channel with `states` each at most."""
+    tile = triton.next_power_of_2(d_state)
+    return tile, min(max(tile // states, 1), 32)
 
 
 def kept_dtype(u: Tensor) -> torch.dtype:
@@ -85,16 +79,15 @@ def forward(
     u, delta, z = even_rows(u), even_rows(delta), None if z is None else even_rows(z)
     B, C, A2 = B.contiguous(), C.contiguous(), (A.float() * _LOG2_E).contiguous()
     D, bias = (None if v is None else v.float().contiguous() for v in (D, delta_bias))
-    processors = torch.cuda.get_device_properties(u.device).multi_processor_count
-    cut = cut or forward_cut(batch, length, channels, d_state, processors)
-    layout, matrix, block, d_tile = _layout(cut.channels, d_state)
+    cut = cut or forward_cut(batch, length, channels, d_state, _processors(u.device))
+    d_tile, lanes = _tile(d_state, 16)
     chunks = triton.cdiv(length, cut.chunk)
-    grid = (batch * chunks * triton.cdiv(channels, block),)
+    grid = (batch * chunks * triton.cdiv(channels, cut.channels * 32 // lanes),)
     shared = {
         "CHANNELS_ALL": channels, "D_STATE": d_state, "U_ROW": u.stride(1), "DELTA_ROW": delta.stride(1),
         "UNROLL": cut.unroll, "SOFTPLUS": delta_softplus, "HAS_BIAS": bias is not None,
-        "STAGE": max(cut.unroll, min(32, 512 // d_tile)), "BLOCK": block, "D_TILE": d_tile, "LAYOUT": layout,
-        "MATRIX": matrix, "num_warps": 1, "maxnreg": 128,
+        "STAGE": max(cut.unroll, min(32, 512 // d_tile)), "CHANNELS": cut.channels, "D_TILE": d_tile,
+        "LANES": lanes, "num_warps": 1, "maxnreg": 128,
     }  # fmt: skip
     if chunks > 1:
         states, sums = (u.new_empty(shape, dtype=torch.float32) for shape in _chunk_shapes(batch, chunks, A))
@@ -167,10 +160,9 @@ def backward(
     dy, u, delta, z = even_rows(dy), even_rows(u), even_rows(delta), None if z is None else even_rows(z)
     B, C, A2 = B.contiguous(), C.contiguous(), (A.float() * _LOG2_E).contiguous()
     D, bias = (None if v is None else v.float().contiguous() for v in (D, delta_bias))
-    processors = torch.cuda.get_device_properties(u.device).multi_processor_count
-    tile = _gradient_tile(d_state)
-    blocks = triton.cdiv(channels, tile["BLOCK"])
-    cut = cut or backward_cut(batch, length, blocks, processors)
+    d_tile, lanes = _tile(d_state, 4)
+    blocks = triton.cdiv(channels, 4 * 32 // lanes)
+    cut = cut or backward_cut(batch, length, blocks, _processors(u.device))
     chunks = triton.cdiv(length, cut.chunk)
     shared = {
         "CHANNELS_ALL": channels, "D_STATE": d_state, "DY_ROW": dy.stride(1), "DELTA_ROW": delta.stride(1),
@@ -180,10 +172,10 @@ def backward(
     ends = None if dfinal is None else dfinal.float().contiguous()
     if chunks > 1:
         ends, sums = (u.new_empty(shape, dtype=torch.float32) for shape in _chunk_shapes(batch, chunks, A))
-        end_layout, _, end_block, end_tile = _layout(2, d_state)
-        adjoint_ends[(batch * chunks * triton.cdiv(channels, end_block),)](
+        end_lanes = _tile(d_state, 16)[1]
+        adjoint_ends[(batch * chunks * triton.cdiv(channels, 2 * 32 // end_lanes),)](
             dy, delta, A2, C, z, bias, ends, sums, length, cut.chunk, chunks,
-            UNROLL=4, BLOCK=end_block, D_TILE=end_tile, LAYOUT=end_layout, **shared,
+            UNROLL=4, CHANNELS=2, D_TILE=d_tile, LANES=end_lanes, **shared,
         )  # fmt: skip
         pass_states(ends, sums, A2, dfinal, reverse=True)
     sets = triton.cdiv(blocks, cut.blocks)
@@ -196,25 +188,8 @@ def backward(
         dy, u, delta, A2, B, C, D, z, bias, kept, ends,
         du, ddelta, dA, dB, dC, dD, dz, dbias, dstart, length, cut.chunk, chunks,
         U_ROW=u.stride(1), HAS_D=D is not None, HAS_ENDS=ends is not None, KEEP=INTERVAL, GROUP=GROUP,
-        SUBS=cut.blocks, **tile, **shared,
+        SUBS=cut.blocks, D_TILE=d_tile, LANES=lanes, **shared,
     )  # fmt: skip
     dB, dC = (part[0] if sets == 1 else part.sum(0) for part in (dB, dC))
     dA, dD, dbias = (part.sum((0, 1)) for part in (dA, dD, dbias))
     return du, ddelta, dA, dB, dC, dD, u.new_empty(0) if dz is None else dz, dbias, dstart[:, 0]
-
-
-def _gradient_tile(d_state: int) -> dict[str, int | gl.BlockedLayout]:
-    """A warp's tile of the backward pass, 4 channels and up to 8 of their states a thread, and its layouts."""
-    tile = triton.next_power_of_2(d_state)
-    lanes = min(max(tile // 4, 1), 32)  # that share a channel
-    others, wide = 32 // lanes, min(tile, 4)
-    return {
-        "BLOCK": 4 * others,
-        "D_TILE": tile,
-        "LANES": lanes,
-        "LAYOUT": gl.BlockedLayout([4, tile // lanes], [others, lanes], [1, 1], [1, 0]),
-        "SEQUENCE": gl.BlockedLayout([1, 4], [lanes, others], [1, 1], [1, 0]),
-        "MATRIX": _matrix_layout(tile),
-        "CHANNEL_PARTS": gl.BlockedLayout([1, lanes, 4], [lanes, 1, others], [1, 1, 1], [2, 1, 0]),
-        "MATRIX_PARTS": gl.BlockedLayout([1, others, wide], [others, 1, lanes], [1, 1, 1], [2, 1, 0]),
-    }

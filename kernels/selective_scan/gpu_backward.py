@@ -15,7 +15,15 @@ one after the other, and adds up their parts of dB and dC itself: no atomics, an
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from ssm_seq.kernels.selective_scan.gpu_forward import LINE, TABLE, exp2, sigmoid, step_size
+from ssm_seq.kernels.selective_scan.gpu_forward import (
+    LINE,
+    TABLE,
+    exp2,
+    matrix_layout,
+    sigmoid,
+    step_size,
+    tile_layout,
+)
 
 CUBE = gl.constexpr(
     gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
@@ -27,9 +35,11 @@ def adjoint_ends(
     dy, delta, A2, C, z, bias, states, sums, length, chunk_steps, chunks,
     CHANNELS_ALL: gl.constexpr, D_STATE: gl.constexpr, DY_ROW: gl.constexpr, DELTA_ROW: gl.constexpr,
     Z_ROW: gl.constexpr, UNROLL: gl.constexpr, SOFTPLUS: gl.constexpr, HAS_BIAS: gl.constexpr,
-    HAS_Z: gl.constexpr, BLOCK: gl.constexpr, D_TILE: gl.constexpr, LAYOUT: gl.constexpr,
+    HAS_Z: gl.constexpr, CHANNELS: gl.constexpr, D_TILE: gl.constexpr, LANES: gl.constexpr,
 ):  # fmt: skip
     """states (batch, chunks, channels, d_state), sums (batch, chunks, channels)."""
+    LAYOUT: gl.constexpr = tile_layout(CHANNELS, D_TILE, LANES)
+    BLOCK: gl.constexpr = CHANNELS * 32 // LANES
     blocks: gl.constexpr = (CHANNELS_ALL + BLOCK - 1) // BLOCK
     pid = gl.program_id(0)
     rest = pid // blocks
@@ -110,15 +120,21 @@ def gradients(
     DELTA_ROW: gl.constexpr, Z_ROW: gl.constexpr, SOFTPLUS: gl.constexpr, HAS_BIAS: gl.constexpr,
     HAS_D: gl.constexpr, HAS_Z: gl.constexpr, HAS_ENDS: gl.constexpr,
     KEEP: gl.constexpr, GROUP: gl.constexpr, SUBS: gl.constexpr,
-    BLOCK: gl.constexpr, D_TILE: gl.constexpr, LANES: gl.constexpr,
-    LAYOUT: gl.constexpr, SEQUENCE: gl.constexpr, MATRIX: gl.constexpr,
-    CHANNEL_PARTS: gl.constexpr, MATRIX_PARTS: gl.constexpr,
+    D_TILE: gl.constexpr, LANES: gl.constexpr,
 ):  # fmt: skip
     """dA (batch, chunks, channels, d_state), dD, dbias (batch, chunks, channels), for the caller to add up.
 
-    dB, dC (sets, batch, length, d_state), likewise. LANES share a channel. LAYOUT: of (channels, d_state);
-    SEQUENCE: of (steps, channels); MATRIX: of (steps, d_state); *_PARTS: of sums before their last addition.
+    dB, dC (sets, batch, length, d_state), likewise. A thread holds 4 channels; LANES lanes share them.
     """
+    OTHERS: gl.constexpr = 32 // LANES
+    BLOCK: gl.constexpr = 4 * OTHERS
+    WIDE: gl.constexpr = min(D_TILE, 4)
+    LAYOUT: gl.constexpr = tile_layout(4, D_TILE, LANES)
+    MATRIX: gl.constexpr = matrix_layout(D_TILE)
+    SEQUENCE: gl.constexpr = gl.BlockedLayout([1, 4], [LANES, OTHERS], [1, 1], [1, 0])  # (steps, channels)
+    # Of sums before their last addition, over what is in the middle.
+    CHANNEL_PARTS: gl.constexpr = gl.BlockedLayout([1, LANES, 4], [LANES, 1, OTHERS], [1, 1, 1], [2, 1, 0])
+    MATRIX_PARTS: gl.constexpr = gl.BlockedLayout([1, OTHERS, WIDE], [OTHERS, 1, LANES], [1, 1, 1], [2, 1, 0])
     blocks: gl.constexpr = (CHANNELS_ALL + BLOCK - 1) // BLOCK
     sets: gl.constexpr = (blocks + SUBS - 1) // SUBS
     groups: gl.constexpr = KEEP // GROUP

@@ -19,6 +19,19 @@ LINE = gl.constexpr(gl.SwizzledSharedLayout(1, 1, 1, [0]))
 TABLE = gl.constexpr(gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
 
 
+@gluon.constexpr_function
+def tile_layout(channels, d_tile, lanes):
+    """Of (channels, d_state): `lanes` lanes share a channel, and a thread holds `channels` neighbours."""
+    return gl.BlockedLayout([channels, d_tile // lanes], [32 // lanes, lanes], [1, 1], [1, 0])
+
+
+@gluon.constexpr_function
+def matrix_layout(d_tile):
+    """Of (steps, d_state), for rows of B and C."""
+    lanes = min(max(d_tile // 4, 1), 32)
+    return gl.BlockedLayout([1, min(d_tile, 4)], [32 // lanes, lanes], [1, 1], [1, 0])
+
+
 @gluon.jit
 def exp2(x):
     return gl.inline_asm_elementwise(
@@ -71,10 +84,12 @@ def chunk_ends(
     u, delta, A2, B, bias, states, sums, length, chunk_steps, chunks,
     CHANNELS_ALL: gl.constexpr, D_STATE: gl.constexpr, U_ROW: gl.constexpr, DELTA_ROW: gl.constexpr,
     UNROLL: gl.constexpr, SOFTPLUS: gl.constexpr, HAS_BIAS: gl.constexpr,
-    STAGE: gl.constexpr, BLOCK: gl.constexpr, D_TILE: gl.constexpr,
-    LAYOUT: gl.constexpr, MATRIX: gl.constexpr,
+    STAGE: gl.constexpr, CHANNELS: gl.constexpr, D_TILE: gl.constexpr, LANES: gl.constexpr,
 ):  # fmt: skip
     """states (batch, chunks, channels, d_state), sums (batch, chunks, channels)."""
+    LAYOUT: gl.constexpr = tile_layout(CHANNELS, D_TILE, LANES)
+    MATRIX: gl.constexpr = matrix_layout(D_TILE)
+    BLOCK: gl.constexpr = CHANNELS * 32 // LANES
     blocks: gl.constexpr = (CHANNELS_ALL + BLOCK - 1) // BLOCK
     pid = gl.program_id(0)
     rest = pid // blocks
@@ -158,10 +173,12 @@ def outputs(
     U_ROW: gl.constexpr, DELTA_ROW: gl.constexpr, Z_ROW: gl.constexpr,
     KEEP: gl.constexpr, UNROLL: gl.constexpr, SOFTPLUS: gl.constexpr,
     HAS_START: gl.constexpr, HAS_BIAS: gl.constexpr, HAS_D: gl.constexpr, HAS_Z: gl.constexpr,
-    STAGE: gl.constexpr, BLOCK: gl.constexpr, D_TILE: gl.constexpr,
-    LAYOUT: gl.constexpr, MATRIX: gl.constexpr,
+    STAGE: gl.constexpr, CHANNELS: gl.constexpr, D_TILE: gl.constexpr, LANES: gl.constexpr,
 ):  # fmt: skip
     """y, the final state, and x before every KEEPth step, kept (batch, intervals, channels, d_state)."""
+    LAYOUT: gl.constexpr = tile_layout(CHANNELS, D_TILE, LANES)
+    MATRIX: gl.constexpr = matrix_layout(D_TILE)
+    BLOCK: gl.constexpr = CHANNELS * 32 // LANES
     blocks: gl.constexpr = (CHANNELS_ALL + BLOCK - 1) // BLOCK
     pid = gl.program_id(0)
     rest = pid // blocks
