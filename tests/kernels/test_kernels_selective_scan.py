@@ -190,3 +190,67 @@ def test_chunk_lengths_change_rounding_only():
         y, state, _ = gpu.forward(*arguments, keep=False, cut=cut)
         assert error(y, expected[0]) < FORWARD
         assert error(state, expected[1]) < FORWARD
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_compiles_as_one_graph(device):
+    from ssm_seq.kernels import causal_conv1d
+
+    def layer(weight, arguments):
+        mixed, _ = causal_conv1d(arguments["u"], weight, activation="silu")
+        return selective_scan(**{**arguments, "u": mixed})[0]
+
+    torch.compiler.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    for length in (20, 33):
+        arguments = scan_inputs(2, length, 8, 4, device=device)
+        weight = torch.randn(8, 4, device=device, requires_grad=True)
+        gradients = [
+            torch.autograd.grad(function(weight, arguments).square().sum(), weight)[0]
+            for function in (layer, compiled)
+        ]
+        assert error(gradients[1], gradients[0]) < 1e-6
+
+
+@pytest.mark.gpu
+def test_captured_in_a_graph():
+    arguments = scan_inputs(2, 600, 64, 16, device="cuda", dtype=torch.bfloat16)
+    expected = with_gradients(selective_scan, arguments)
+    leaves = {n: v.requires_grad_() if isinstance(v, torch.Tensor) else v for n, v in arguments.items()}
+    dy = torch.ones_like(leaves["u"])
+
+    def run():
+        y, _ = selective_scan(**leaves)
+        return y, torch.autograd.grad(y, leaves["u"], dy)[0]
+
+    eager = run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    for tensor in captured:
+        tensor.data.fill_(float("nan"))
+    graph.replay()
+    assert torch.equal(captured[0], expected["y"])
+    assert all(torch.equal(*pair) for pair in zip(captured, eager, strict=True))
+
+
+@pytest.mark.gpu
+def test_more_elements_than_32_bits_count():
+    length, cut, channels, d_state = 2**23 + 11, 2**22 + 5, 512, 2
+    generator = torch.Generator(device="cuda").manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, device="cuda", dtype=torch.bfloat16, generator=generator)
+
+    u, delta = normal(1, length, channels), normal(1, length, channels) - 3
+    B, C = normal(1, length, d_state), normal(1, length, d_state)
+    A = -torch.rand(channels, d_state, device="cuda")
+    y, last = selective_scan(u, delta, A, B, C, delta_softplus=True)
+    parts, state = [], None
+    for part in (slice(0, cut), slice(cut, length)):
+        inputs = (u[:, part], delta[:, part], A, B[:, part], C[:, part])
+        out, state = selective_scan(*inputs, delta_softplus=True, initial_state=state)
+        parts.append(out[:, -1000:])
+    assert error(y[:, cut - 1000 : cut], parts[0]) < 1e-3
+    assert error(y[:, -1000:], parts[1]) < 1e-3
+    assert error(last, state) < 1e-5
