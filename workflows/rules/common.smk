@@ -6,6 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import pandas
+
 from ssm_seq.config import compose
 from ssm_seq.data.samples import read_samples
 from ssm_seq.errors import InputError
@@ -58,7 +60,13 @@ def store_config(store):
 @functools.cache
 @plainly
 def samples_of_store(store):
-    return read_samples(store_config(store).samples)
+    sheet = store_config(store).samples
+    samples = read_samples(sheet)
+    rows = pandas.read_csv(
+        sheet, sep="," if sheet.endswith(".csv") else "\t", dtype=str, keep_default_na=False
+    )
+    validate(rows, "../schemas/samples.schema.yaml")
+    return samples
 
 
 def store_folder(wildcards):
