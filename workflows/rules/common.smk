@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pandas
+from snakemake.exceptions import WorkflowError
 
 from ssm_seq.config import compose
 from ssm_seq.data.samples import read_samples
@@ -31,7 +32,7 @@ def plainly(function):
     def wrapper(*arguments):
         try:
             return function(*arguments)
-        except InputError as error:
+        except (InputError, WorkflowError) as error:
             print(f"{function.__name__.replace('_', ' ')}: {error}", file=sys.stderr)
             raise SystemExit(2) from None
 
