@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 PAGE = "results/mine/page.html"
 
 
@@ -94,6 +97,20 @@ def test_bad_configuration_is_said_plainly(project, file, old, new, expected):
     assert expected in output
     assert "Traceback" not in output
     assert not (project.folder / "results").exists()
+
+
+def test_sample_sheets_are_held_to_their_schema(project):
+    schema = project.folder / "workflows"
+    schema.unlink()
+    shutil.copytree(ROOT / "workflows", schema)
+    project.edit(
+        "workflows/schemas/samples.schema.yaml",
+        "sample: {type: string",
+        "sample: {type: string, maxLength: 1",
+    )
+    code, output = project.snakemake("--dry-run", PAGE)
+    assert code == 2
+    assert "'a1' is too long" in output and "Traceback" not in output
 
 
 def test_the_slurm_profile_is_understood(project):

@@ -66,7 +66,8 @@ def samples_of_store(store):
     rows = pandas.read_csv(
         sheet, sep="," if sheet.endswith(".csv") else "\t", dtype=str, keep_default_na=False
     )
-    validate(rows, "../schemas/samples.schema.yaml")
+    # Input functions run after parsing, when a relative path has no file to be relative to.
+    validate(rows, f"{workflow.basedir}/workflows/schemas/samples.schema.yaml")
     return samples
 
 
