@@ -4,6 +4,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ssm_seq.kernels.causal_conv1d import cpu, definition
 from ssm_seq.kernels.checks import expect, expect_axes
@@ -43,7 +44,8 @@ def causal_conv1d(
         raise ValueError(f"activation is {activation!r}, expected None or 'silu'")
     if x.is_cuda and (x.dtype == torch.float64 or width > 4):
         return definition.causal_conv1d(x, weight, bias, activation, initial_state)
-    return _conv(x, weight, bias, activation == "silu", initial_state)
+    run = _conv if torch.compiler.is_compiling() else _EagerConv.apply
+    return run(x, weight, bias, activation == "silu", initial_state)
 
 
 def _device_path(tensor: Tensor) -> ModuleType:
@@ -55,11 +57,13 @@ def _device_path(tensor: Tensor) -> ModuleType:
     return gpu
 
 
-@torch.library.custom_op("ssm_seq::causal_conv1d", mutates_args=())
-def _conv(
+def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     return _device_path(x).forward(x, weight, bias, silu, initial_state)
+
+
+_conv = torch.library.custom_op("ssm_seq::causal_conv1d", _forward, mutates_args=())
 
 
 @_conv.register_fake
@@ -69,8 +73,7 @@ def _(x, weight, bias, silu, initial_state):
     return torch.empty_like(x, memory_format=torch.contiguous_format), final_state
 
 
-@torch.library.custom_op("ssm_seq::causal_conv1d_backward", mutates_args=())
-def _conv_backward(
+def _backward(
     dy: Tensor,
     dfinal: Tensor | None,
     x: Tensor,
@@ -84,6 +87,9 @@ def _conv_backward(
         gradient.new_empty(0) if tensor is None else gradient.to(tensor.dtype)
         for gradient, tensor in zip(gradients, (x, weight, bias, initial_state), strict=True)
     ]
+
+
+_conv_backward = torch.library.custom_op("ssm_seq::causal_conv1d_backward", _backward, mutates_args=())
 
 
 @_conv_backward.register_fake
@@ -100,13 +106,13 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx, dy, dfinal):
+def _gradients(ctx, dy, dfinal, backward=_conv_backward):
     x, weight, bias, initial_state = ctx.saved_tensors
     dy = torch.zeros_like(x) if dy is None else dy
     dx, dweight, dbias, dstart = (
         None if tensor is None else gradient
         for gradient, tensor in zip(
-            _conv_backward(dy, dfinal, x, weight, bias, ctx.silu, initial_state),
+            backward(dy, dfinal, x, weight, bias, ctx.silu, initial_state),
             (x, weight, bias, initial_state),
             strict=True,
         )
@@ -115,3 +121,18 @@ def _gradients(ctx, dy, dfinal):
 
 
 _conv.register_autograd(_gradients, setup_context=_setup_context)
+
+
+class _EagerConv(torch.autograd.Function):
+    """The same without the operator's dispatch, which costs a millisecond on some machines."""
+
+    @staticmethod
+    def forward(ctx, *arguments):
+        output = _forward(*arguments)
+        _setup_context(ctx, arguments, output)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy, dfinal):
+        return _gradients(ctx, dy, dfinal, _backward)

@@ -272,6 +272,7 @@ def _sigmoid(value):
 def compiled(function):
     """The function compiled at its first call, kept on disk, free of the interpreter's lock.
 
-    What is kept is looked up by the kernel's own file: after a change of this one, delete the __pycache__ folders.
+    What is kept is looked up by the kernel's own file: after a change of this one, delete the __pycache__
+    folders.
     """
     return njit(cache=True, nogil=True, fastmath=FAST)(function)

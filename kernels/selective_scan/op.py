@@ -4,6 +4,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ssm_seq.kernels.checks import expect, expect_axes
 from ssm_seq.kernels.selective_scan import cpu, definition
@@ -55,7 +56,8 @@ def selective_scan(
     if u.is_cuda and u.dtype == torch.float64:
         return definition.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    y, final_state, _ = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, keep)
+    run = _scan if torch.compiler.is_compiling() else _EagerScan.apply
+    y, final_state, _ = run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, keep)
     return y, final_state
 
 
@@ -68,8 +70,7 @@ def _device_path(tensor: Tensor) -> ModuleType:
     return gpu
 
 
-@torch.library.custom_op("ssm_seq::selective_scan", mutates_args=())
-def _scan(
+def _forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -85,6 +86,9 @@ def _scan(
     return _device_path(u).forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, keep)
 
 
+_scan = torch.library.custom_op("ssm_seq::selective_scan", _forward, mutates_args=())
+
+
 @_scan.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, keep):
     path, (batch, _, channels) = _device_path(u), u.shape
@@ -97,8 +101,7 @@ def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, keep):
     )
 
 
-@torch.library.custom_op("ssm_seq::selective_scan_backward", mutates_args=())
-def _scan_backward(
+def _backward(
     dy: Tensor,
     dfinal: Tensor | None,
     u: Tensor,
@@ -127,6 +130,9 @@ def _match(gradients: tuple[Tensor, ...], inputs: tuple[Tensor | None, ...]) -> 
     ]
 
 
+_scan_backward = torch.library.custom_op("ssm_seq::selective_scan_backward", _backward, mutates_args=())
+
+
 @_scan_backward.register_fake
 def _(dy, dfinal, u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, kept):
     return [
@@ -141,11 +147,11 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx, dy, dfinal, _):
+def _gradients(ctx, dy, dfinal, _, backward=_scan_backward):
     u, delta, A, B, C, D, z, delta_bias, initial_state, kept = ctx.saved_tensors
     dy = torch.zeros_like(u) if dy is None else dy
     inputs = (u, delta, A, B, C, D, z, delta_bias)
-    gradients = _scan_backward(dy, dfinal, *inputs, ctx.delta_softplus, initial_state, kept)
+    gradients = backward(dy, dfinal, *inputs, ctx.delta_softplus, initial_state, kept)
     du, ddelta, dA, dB, dC, dD, dz, dbias, dstart = (
         None if tensor is None else gradient
         for gradient, tensor in zip(gradients, (*inputs, initial_state), strict=True)
@@ -154,3 +160,19 @@ def _gradients(ctx, dy, dfinal, _):
 
 
 _scan.register_autograd(_gradients, setup_context=_setup_context)
+
+
+class _EagerScan(torch.autograd.Function):
+    """The same without the operator's dispatch, which costs a millisecond on some machines."""
+
+    @staticmethod
+    def forward(ctx, *arguments):
+        output = _forward(*arguments)
+        _setup_context(ctx, arguments, output)
+        ctx.mark_non_differentiable(output[2])
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy, dfinal, _):
+        return _gradients(ctx, dy, dfinal, None, _backward)
