@@ -5,4 +5,5 @@ COPY requirements.lock pyproject.toml README.md LICENSE ./
 RUN pip install --no-cache-dir -r requirements.lock
 COPY kernels kernels
 COPY ssm_seq ssm_seq
+COPY config config
 RUN pip install --no-cache-dir --no-deps .

@@ -8,9 +8,6 @@ min_version("9.0")
 configfile: "config/workflow.yaml"
 
 
-validate(config, "workflows/schemas/workflow.schema.yaml")
-
-
 container: config["container"]
 
 

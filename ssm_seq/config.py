@@ -26,12 +26,13 @@ class SplitConfig:
     """How records are divided into train, valid and test.
 
     by: `column` takes the sample sheet's `split`; `record`, `group` draw whole records or whole groups
-    (strain, speaker) by `fractions` and `seed`; `range` cuts every record at fixed coordinates.
+    (strain, speaker) by `fractions` (0.8, 0.1, 0.1 if none are given) and `seed`; `range` cuts every record
+    at fixed coordinates.
     ranges: for `range`, entries `split=record:start-end` (0-based, end excluded; record `*` means all).
     """
 
     by: str = "column"
-    fractions: dict[str, float] = field(default_factory=lambda: {"train": 0.8, "valid": 0.1, "test": 0.1})
+    fractions: dict[str, float] = field(default_factory=dict)
     ranges: list[str] = field(default_factory=list)
     seed: int = 0
 

@@ -28,9 +28,21 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_directory(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary directory that replaces `path` when the block ends without an error."""
+def whole_directory(path: Path | str, marker: str = "") -> Iterator[Path]:
+    """Yield a temporary directory that takes the place of `path` when the block ends without an error.
+
+    An older folder there is replaced if it is empty (but for hidden files) or holds `marker`, a file name or
+    pattern that tells it is an older result of the same kind.
+
+    Raises:
+        InputError: `path` is a file, or a folder that holds something else.
+    """
     path = Path(path)
+    if path.is_file():
+        raise InputError(f"{path}: is a file; choose another folder")
+    if path.is_dir() and not (marker and any(path.glob(marker))):
+        for item in path.glob("[!.]*"):
+            raise InputError(f"{path}: holds {item.name} and is not replaced; choose another folder")
     partial = _partial(path)
     partial.mkdir()
     try:
@@ -50,9 +62,9 @@ def _partial(path: Path) -> Path:
     """A hidden name beside `path` that tells whose it is; what killed processes left is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.{socket.gethostname()}-"
-    for left in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
-        process = left.name.removeprefix(prefix).removesuffix(".partial")
-        if process.isdigit() and not _is_running(int(process)):
+    for left in path.parent.glob(f"{glob.escape(prefix)}*"):
+        process, _, kind = left.name.removeprefix(prefix).partition(".")
+        if kind in ("partial", "old") and process.isdigit() and not _is_running(int(process)):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     return path.with_name(f"{prefix}{os.getpid()}.partial")
 

@@ -33,7 +33,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_a_directory_replaces_the_old_one_as_a_whole(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "old").touch()
-    with whole_directory(tmp_path / "d") as partial:
+    with whole_directory(tmp_path / "d", "old") as partial:
         (partial / "new").touch()
         assert (tmp_path / "d" / "old").exists()
     assert names(tmp_path / "d") == ["new"]
@@ -43,11 +43,22 @@ def test_a_directory_replaces_the_old_one_as_a_whole(tmp_path):
 def test_an_error_leaves_the_old_directory_and_nothing_else(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "old").touch()
-    with pytest.raises(ZeroDivisionError), whole_directory(tmp_path / "d") as partial:
+    with pytest.raises(ZeroDivisionError), whole_directory(tmp_path / "d", "old") as partial:
         (partial / "new").touch()
         raise ZeroDivisionError
     assert names(tmp_path / "d") == ["old"]
     assert names(tmp_path) == ["d"]
+
+
+def test_somebody_elses_folder_or_file_is_never_replaced(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "thesis.txt").write_text("all of it")
+    (tmp_path / "f").touch()
+    for path, marker in (("d", ""), ("d", "index.json"), ("f", "index.json")):
+        with pytest.raises(InputError, match="choose another"), whole_directory(tmp_path / path, marker):
+            pass
+    assert (tmp_path / "d" / "thesis.txt").read_text() == "all of it"
+    assert sorted(names(tmp_path)) == ["d", "f"]
 
 
 @pytest.mark.parametrize("whole", [whole_file, whole_directory])

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides")
         command.add_argument("--config-dir", type=Path, default="config", metavar="DIR", help="Hydra tree")
-        command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+        command.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all cores)")
         for option in OPTIONS[name]:
             path = option.rstrip("*")
             command.add_argument(
@@ -68,6 +68,13 @@ def parser() -> argparse.ArgumentParser:
         if name == "evaluate":
             command.add_argument("--baselines", action="store_true", help="simple baselines, no model")
     return top
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,6 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         importlib.import_module(f"ssm_seq.commands.{options.command}").run(options)
     except InputError as error:
         print(f"ssm-seq {options.command}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"ssm-seq {options.command}: {where}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"ssm-seq {options.command}: stopped; run it again to go on", file=sys.stderr)

@@ -170,7 +170,7 @@ def _line(name: str, length: int, metric: str, figure: Interval) -> dict[str, An
 def _check_values(config: Config) -> None:
     counts = ("lengths", "max_windows", "batch_size", "chunk", "bootstrap", "kmer")
     expect_at_least(config, {f"evaluate.{name}": 1 for name in counts} | {"evaluate.markov_order": 0})
-    expect_at_least(config, {"data.window": 2})
+    expect_at_least(config, {"data.window": 2, "evaluate.seed": 0})
 
 
 def _check(config: Config, store: Store, model: Classifier | LanguageModel) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 from ssm_seq.commands.device import choose_device
-from ssm_seq.config import GenerateConfig, compose
+from ssm_seq.config import GenerateConfig, compose, expect_at_least
 from ssm_seq.data.alphabet import Bytes, Sound, alphabet
 from ssm_seq.data.store import Store
 from ssm_seq.errors import InputError
@@ -23,6 +23,7 @@ def run(options: Namespace) -> None:
     config = compose(options.overrides, options.config_dir)
     if config.generate.length < 1:
         raise InputError("generate.length: expected the number of positions to generate, for example 16000")
+    expect_at_least(config, {"generate.prompt_length": 0, "generate.seed": 0})
     model = load_model(options.model, choose_device(config.device))
     if not isinstance(model, LanguageModel):
         raise InputError(f"{options.model}: this is a classifier; only a language model generates")
@@ -31,7 +32,7 @@ def run(options: Namespace) -> None:
         prompt, origin = read_prompt(options.store, config.generate.prompt_length)
     wanted = config.generate
     made = generate(model, prompt, wanted.length, wanted.temperature, wanted.top_p, wanted.seed, wanted.count)
-    with whole_directory(options.out) as folder:
+    with whole_directory(options.out, "generated.json") as folder:
         write_sequences(folder, made.ids, model)
         write_json(folder / "generated.json", description(wanted, made, origin))
 

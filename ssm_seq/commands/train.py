@@ -11,4 +11,6 @@ from ssm_seq.training.loop import train
 def run(options: Namespace) -> None:
     """Train the experiment's model on a store, or go on where an earlier run was stopped."""
     config = compose(options.overrides, options.config_dir)
-    train(config, Store.open(options.store), options.out, choose_device(config.device))
+    store = Store.open(options.store)
+    store.verify()
+    train(config, store, options.out, choose_device(config.device))

@@ -39,7 +39,7 @@ def prepare(config: StoreConfig, out: Path, samples: Path | None = None) -> dict
     started = time.perf_counter()
     source = _Source(config)
     rows = read_samples(samples or config.samples)
-    sizes = {file: Path(file).stat().st_size for row in rows for file in row.files}
+    sizes = {file: Path(file).stat().st_size for row in rows for file in row.files if row.parts}
     console, done = Console(stderr=True), 0
     with (
         StoreWriter(out, source.alphabet_name, source.sample_rate) as writer,
@@ -52,6 +52,8 @@ def prepare(config: StoreConfig, out: Path, samples: Path | None = None) -> dict
 
         for row in rows:
             split = row.split if config.split.by == "column" else None
+            if not row.parts:
+                raise InputError(f"{row.files[0]}: not there; `snakemake --cores 1 {row.files[0]}` brings it")
             for file, part in zip(row.files, row.parts, strict=True):
                 for name, chunks in source.records(file, part, show):
                     writer.add(f"{row.name}/{name}", chunks, row.label, row.group, split, source=file)

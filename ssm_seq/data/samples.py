@@ -15,12 +15,16 @@ from pathlib import Path
 from ssm_seq.data.store import SPLITS
 from ssm_seq.errors import InputError
 
+SOURCES = ("data", "sources")
 _COLUMNS = ("sample", "path", "label", "group", "split")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row. files: the files of its path, sorted; parts: their names in the pattern, without extension."""
+    """One row. files: the files of its path, sorted; parts: their names in the pattern, without extension.
+
+    A path below data/sources that is not there yet has the source as its file, and no parts.
+    """
 
     name: str
     files: tuple[str, ...]
@@ -56,6 +60,12 @@ def read_samples(path: Path | str) -> list[Sample]:
     samples = [_sample(path, header, number, cells) for number, cells in rows[1:]]
     _check_samples(path, samples)
     return samples
+
+
+def source_of(pattern: str) -> str | None:
+    """The file or folder that the workflow brings for a path below `data/sources`; None for other paths."""
+    pieces = Path(pattern).parts
+    return "/".join(pieces[:3]) if pieces[:2] == SOURCES and len(pieces) > 2 else None
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -94,6 +104,8 @@ def _files(path: Path, row: int, pattern: str) -> tuple[tuple[str, ...], tuple[s
     fixed = list(takewhile(lambda piece: not has_magic(piece), pieces[:-1]))
     folder, rest = Path(*fixed), "/".join(pieces[len(fixed) :])
     found = sorted(file for file in folder.glob(rest) if file.is_file() and not file.name.startswith("."))
+    if not found and (source := source_of(pattern)):
+        return (source,), ()  # it will be there when the store is prepared
     if not found:
         raise InputError(f"{path}: row {row}: there is no file {pattern}")
     return tuple(map(str, found)), tuple(str(file.relative_to(folder).with_suffix("")) for file in found)

@@ -33,11 +33,12 @@ def divide(records: list[Record], config: SplitConfig) -> list[Record]:
 
 
 def _draw(records: list[Record], config: SplitConfig) -> list[Record]:
-    fractions = [config.fractions.get(split, 0.0) for split in SPLITS]
+    wanted = config.fractions or {"train": 0.8, "valid": 0.1, "test": 0.1}
+    fractions = [wanted.get(split, 0.0) for split in SPLITS]
     if unknown := set(config.fractions) - set(SPLITS):
         raise InputError(f"split.fractions: unknown split {min(unknown)!r}; known: {', '.join(SPLITS)}")
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise InputError(f"split.fractions: {config.fractions} must be positive and sum to 1")
+        raise InputError(f"split.fractions: {wanted} must be positive and sum to 1")
     units: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if config.by == "group" and record.group is None:
@@ -59,7 +60,7 @@ def _draw(records: list[Record], config: SplitConfig) -> list[Record]:
         if fraction > 0 and split not in split_of.values():
             raise InputError(
                 f"split.by={config.by}: {len(units)} {config.by}s in {len(strata)} classes are too few for "
-                f"fractions {config.fractions}: {split} would be empty"
+                f"fractions {wanted}: {split} would be empty"
             )
     return [
         replace(record, ranges=(Range(0, record.length, split_of[unit]),))

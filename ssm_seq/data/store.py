@@ -50,8 +50,9 @@ class Record:
 
 
 class StoreWriter:
-    """Writes a store record by record in constant memory; the folder appears when its `with` block ends well.
+    """Writes a store record by record; the folder appears when its `with` block ends well.
 
+    Memory does not depend on how long the records are, but holds an index entry for each of them.
     `records` lists what was added; until the block ends its entries may be replaced (to set their ranges).
     `folder` is where other files of the store can be put before it appears.
 
@@ -81,14 +82,8 @@ class StoreWriter:
 
     @contextmanager
     def _write(self) -> Iterator[None]:
-        if self.path.is_file():
-            raise InputError(f"{self.path}: is a file; choose another folder for the store")
-        if self.path.is_dir() and not (self.path / "index.json").exists():
-            # The store will take the place of this folder: never of one that holds something else.
-            for item in self.path.glob("[!.]*"):
-                raise InputError(f"{self.path}: holds {item.name} and is not a store; choose another folder")
         try:
-            with whole_directory(self.path) as self.folder:
+            with whole_directory(self.path, "index.json") as self.folder:
                 with (self.folder / "sequence.npy").open("wb") as self._file:
                     _write_header(self._file, 0)
                     yield

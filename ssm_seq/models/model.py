@@ -63,7 +63,7 @@ class Model(nn.Module, ABC):
 
     def save(self, directory: Path | str) -> None:
         """Write model.safetensors and config.json into a folder that appears whole or not at all."""
-        with whole_directory(directory) as partial:
+        with whole_directory(directory, DESCRIPTION) as partial:
             save_file(
                 {name: tensor.contiguous() for name, tensor in self.state_dict().items()}, partial / WEIGHTS
             )

@@ -29,7 +29,7 @@ def write_page(results: Results, figures: Path, out: Path) -> None:
     """Write the figures as `figures`/NAME.svg and the page, which holds all it shows, as `out`."""
     sounds = sounds_of(results)
     shown = panels(results, sounds)
-    with whole_directory(figures) as folder:
+    with whole_directory(figures, "*.svg") as folder:
         for panel in shown:
             (folder / f"{panel.name}.svg").write_text(panel.svg)
     with whole_file(out) as partial:

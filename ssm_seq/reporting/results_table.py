@@ -64,7 +64,7 @@ def markdown_table(result: dict[str, Any]) -> str:
     lines += [[row[number] for number in used] for row in rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     measured = f"{result['what']}: `{result['command']}`, {result['hardware']}, {result['date']}"
-    return f"{table}\n\n{measured}, commit {str(result['commit'])[:12]}.\n"
+    return f"{table}\n\n{measured}, commit {_short(result['commit'])}.\n"
 
 
 def results_figure(result: dict[str, Any]) -> Figure:
@@ -108,6 +108,11 @@ def fill_tables(text: str, folder: Path) -> str:
     return _MARKED.sub(
         lambda mark: f"{mark[1]}\n{markdown_table(read_result(folder / mark[2]))}\n{mark[3]}", text
     )
+
+
+def _short(commit: str) -> str:
+    """Twelve digits of each commit, and whether it was edited."""
+    return re.sub(r"([0-9a-f]{12})[0-9a-f]{28}", r"\1", str(commit))
 
 
 def _with_unit(value: float | None, unit: str) -> str:

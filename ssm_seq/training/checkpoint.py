@@ -88,7 +88,11 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove the checkpoints of this run and of all that came before it in the same results folder."""
-        shutil.rmtree(self.root)
+        # Under another name first: what a kill leaves half-removed must not be gone on from.
+        retired = self.root.with_name(f".{self.root.name}.old")
+        shutil.rmtree(retired, ignore_errors=True)
+        self.root.replace(retired)
+        shutil.rmtree(retired)
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("*.pt"), reverse=True)

@@ -1,6 +1,7 @@
 """Checkpoints: whole, of this run, the last good one."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -90,3 +91,17 @@ def test_identity_is_what_changes_numbers(dna, small):
     assert identity(config, dna) == ours
     dna.checksum = "0"
     assert identity(small(), dna) != ours
+
+
+def test_a_kill_while_they_are_removed_leaves_nothing_to_go_on_from(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", {"a": 1})
+    checkpoints.save(1, {})
+
+    def killed(path, ignore_errors=False):
+        if not ignore_errors:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.remove()
+    assert Checkpoints(tmp_path / "checkpoints", {"a": 1}).newest() is None

@@ -1,5 +1,6 @@
 """The workflow on a user's own data: it runs, reruns only what depends on a change, and survives a kill."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ PAGE = "results/mine/page.html"
 def test_the_default_target_is_the_whole_demo(project):
     rules = project.planned()
     assert {"prepare", "train", "evaluate", "baselines", "score", "generate", "summary"} <= rules
-    assert not rules & {"demo_data", "source"}
+    assert not rules & {"demo_data", "source_file", "source_folder"}
 
 
 @pytest.mark.slow
@@ -74,8 +75,8 @@ def test_two_runs_in_one_results_folder(project):
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     code, output = project.snakemake("results/mine/baselines.json")
-    assert code != 0
-    assert "another run is writing here" in output
+    assert code == 2
+    assert "another run is writing here" in output and "Traceback" not in output
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
 
@@ -88,15 +89,42 @@ def test_two_runs_in_one_results_folder(project):
         ("config/experiment/mine.yaml", "optim:", "optimm:", "nearest: optim"),
         ("config/workflow.yaml", "experiments:", "experimetns:", "experimetns"),
         ("config/workflow.yaml", "[species,", "[spcies,", "nearest: species"),
+        (
+            "config/experiment/mine.yaml",
+            "name: mine",
+            "name: genomes",
+            "describe the store 'genomes' differently",
+        ),
     ],
 )
 def test_bad_configuration_is_said_plainly(project, file, old, new, expected):
     project.edit(file, old, new)
     code, output = project.snakemake("--dry-run", PAGE)
-    assert code != 0
+    assert code == 2
     assert expected in output
     assert "Traceback" not in output
     assert not (project.folder / "results").exists()
+
+
+def test_a_store_may_have_another_name_than_its_experiment(project):
+    project.edit("config/experiment/mine.yaml", "name: mine", "name: ours")
+    code, output = project.snakemake("--dry-run", PAGE)
+    assert code == 0, output
+    assert "results/stores/ours/index.json" in output
+
+
+def test_a_source_is_brought_before_its_store_is_made(project):
+    (project.folder / "data").unlink()
+    (project.folder / "data").mkdir()
+    genome = project.folder / "my_data/a_strain1.fa"
+    checksum = hashlib.sha256(genome.read_bytes()).hexdigest()
+    sources = project.folder / "data/sources.yaml"
+    sources.write_text(f"a1.fa: {{path: ../my_data/a_strain1.fa, sha256: {checksum}}}\n")
+    project.edit("my_samples.tsv", "my_data/a_strain1.fa", "data/sources/a1.fa")
+    code, output = project.snakemake("results/stores/mine/index.json")
+    assert code == 0, output
+    assert (project.folder / "data/sources/a1.fa").read_bytes() == genome.read_bytes()
+    assert "data/sources/a1.fa" in (project.folder / "results/stores/mine/index.json").read_text()
 
 
 def test_sample_sheets_are_held_to_their_schema(project):

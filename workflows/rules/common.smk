@@ -6,15 +6,14 @@ import hashlib
 import json
 from pathlib import Path
 
-import pandas
 from snakemake.exceptions import WorkflowError
 
 from ssm_seq.config import compose
-from ssm_seq.data.samples import read_samples
+from ssm_seq.data.samples import read_samples, source_of
 from ssm_seq.errors import InputError
 from ssm_seq.files import only_run_in
 
-RESULTS = config["results"]
+SCHEMAS = f"{workflow.basedir}/workflows/schemas"
 
 # Jobs find `ssm-seq` and `python` beside the Snakemake that started them, whatever is activated.
 shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
@@ -39,6 +38,10 @@ def plainly(function):
     return wrapper
 
 
+plainly(validate)(config, f"{SCHEMAS}/workflow.schema.yaml")
+RESULTS = config["results"]
+
+
 @functools.cache
 @plainly
 def experiment_config(name):
@@ -46,12 +49,15 @@ def experiment_config(name):
 
 
 @functools.cache
+@plainly
 def experiment_of_store(store):
-    """A store is described by the listed experiment that names it, else by the experiment of its own name."""
-    for name in config["experiments"] + config["stores"]:
+    """The listed experiment that describes a store, else the one of its name, else any in config/experiment."""
+    unlisted = sorted(path.stem for path in Path("config/experiment").glob("*.yaml"))
+    unlisted.sort(key=lambda name: name != store)
+    for name in config["experiments"] + config["stores"] + unlisted:
         if experiment_config(name).data.store.name == store:
             return name
-    return store
+    raise InputError(f"no experiment has a store {store!r} (data.store.name)")
 
 
 def store_config(store):
@@ -61,18 +67,29 @@ def store_config(store):
 @functools.cache
 @plainly
 def samples_of_store(store):
-    sheet = store_config(store).samples
-    samples = read_samples(sheet)
-    rows = pandas.read_csv(
-        sheet, sep="," if sheet.endswith(".csv") else "\t", dtype=str, keep_default_na=False
-    )
-    # Input functions run after parsing, when a relative path has no file to be relative to.
-    validate(rows, f"{workflow.basedir}/workflows/schemas/samples.schema.yaml")
+    samples = read_samples(store_config(store).samples)
+    for sample in samples:
+        row = {"sample": sample.name, "path": sample.files[0], "label": sample.label, "group": sample.group}
+        validate({**row, "split": sample.split}, f"{SCHEMAS}/samples.schema.yaml")
     return samples
 
 
+def sample_files(wildcards):
+    """The files of a store's sheet; for one that comes from a source, the source."""
+    files = [file for sample in samples_of_store(wildcards.store) for file in sample.files]
+    return sorted({source_of(file) or file for file in files})
+
+
+@plainly
 def store_folder(wildcards):
-    return f"{RESULTS}/stores/{experiment_config(wildcards.experiment).data.store.name}"
+    """Where the store of an experiment is; two experiments may share one only if they describe it alike."""
+    ours = experiment_config(wildcards.experiment).data.store
+    if ours != store_config(ours.name):
+        raise InputError(
+            f"experiments {experiment_of_store(ours.name)} and {wildcards.experiment} describe the store "
+            f"{ours.name!r} differently; give one of them another data.store.name"
+        )
+    return f"{RESULTS}/stores/{ours.name}"
 
 
 def store_files(wildcards):
@@ -106,19 +123,11 @@ def page_inputs(wildcards):
 
 
 @plainly
-def check_stores():
-    """Two experiments may share a store only if they describe it alike."""
-    for name in config["experiments"] + config["stores"]:
-        ours = experiment_config(name).data.store
-        other = experiment_of_store(ours.name)
-        if ours != store_config(ours.name):
-            raise InputError(f"experiments {other} and {name} describe store {ours.name!r} differently")
-
-
-check_stores()
-
-
-# The lock goes with the process however it ends, so a killed run needs no unlocking (profiles set nolock).
-onstart:
+def hold_results_folder():
+    """The lock goes with the process however it ends, so a killed run needs no unlocking (profiles set nolock)."""
     workflow.run_lock = only_run_in(RESULTS)
     workflow.run_lock.__enter__()
+
+
+onstart:
+    hold_results_folder()

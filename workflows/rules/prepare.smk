@@ -4,9 +4,7 @@
 rule prepare:
     input:
         sheet=lambda wildcards: store_config(wildcards.store).samples,
-        files=lambda wildcards: [
-            file for sample in samples_of_store(wildcards.store) for file in sample.files
-        ],
+        files=sample_files,
         reference=lambda wildcards: store_config(wildcards.store).reference or [],
     output:
         sequence=f"{RESULTS}/stores/{{store}}/sequence.npy",
