@@ -1,6 +1,6 @@
 """From sample sheets to results/report.html. What to compute stands in config/, how in ssm_seq."""
 
-from snakemake.utils import min_version, validate
+from snakemake.utils import min_version
 
 min_version("9.0")
 

@@ -17,6 +17,7 @@ config |= {{
     "results": "results",
     "experiments": ["species", "speech"],
     "stores": ["lambda_consensus"],
+    "container": "none.sif",
 }}
 
 

@@ -7,13 +7,15 @@ import json
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
 
 from ssm_seq.config import compose
 from ssm_seq.data.samples import read_samples, source_of
 from ssm_seq.errors import InputError
 from ssm_seq.files import only_run_in
 
-SCHEMAS = f"{workflow.basedir}/workflows/schemas"
+# Found now: input functions run after parsing, when a relative path has no file to be relative to.
+SAMPLES_SCHEMA = workflow.source_path("../schemas/samples.schema.yaml")
 
 # Jobs find `ssm-seq` and `python` beside the Snakemake that started them, whatever is activated.
 shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
@@ -32,13 +34,15 @@ def plainly(function):
         try:
             return function(*arguments)
         except (InputError, WorkflowError) as error:
-            print(f"{function.__name__.replace('_', ' ')}: {error}", file=sys.stderr)
+            # What follows the first paragraph of a schema's error is the schema itself.
+            sentence = " ".join(str(error).partition("\n\n")[0].split())
+            print(f"{function.__name__.replace('_', ' ')}: {sentence}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return wrapper
 
 
-plainly(validate)(config, f"{SCHEMAS}/workflow.schema.yaml")
+plainly(validate)(config, "../schemas/workflow.schema.yaml")
 RESULTS = config["results"]
 
 
@@ -70,7 +74,7 @@ def samples_of_store(store):
     samples = read_samples(store_config(store).samples)
     for sample in samples:
         row = {"sample": sample.name, "path": sample.files[0], "label": sample.label, "group": sample.group}
-        validate({**row, "split": sample.split}, f"{SCHEMAS}/samples.schema.yaml")
+        validate({**row, "split": sample.split}, SAMPLES_SCHEMA)
     return samples
 
 
