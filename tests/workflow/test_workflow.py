@@ -87,7 +87,7 @@ def test_two_runs_in_one_results_folder(project):
         ("my_samples.tsv", "my_data/a_strain1.fa", "my_data/missing.fa", "missing.fa"),
         ("my_samples.tsv", "label", "lable", "nearest: label"),
         ("config/experiment/mine.yaml", "optim:", "optimm:", "nearest: optim"),
-        ("config/workflow.yaml", "experiments:", "experimetns:", "experimetns"),
+        ("config/workflow.yaml", "results: results", "results: results\nexperimetns: []", "experimetns"),
         ("config/workflow.yaml", "[species,", "[spcies,", "nearest: species"),
         (
             "config/experiment/mine.yaml",
