@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssm_seq.kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_step
+from ssm_seq.kernels import causal_conv1d_step, mamba_mixer, selective_step
+from ssm_seq.kernels.mamba_mixer import definition
 from ssm_seq.layers.contract import SequenceLayer
 
 
@@ -54,32 +55,32 @@ class Mamba(SequenceLayer[MambaState]):
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
 
     def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
-        conv, ssm = (None, None) if state is None else state
-        u, z = self._projected(x)
-        u, conv = causal_conv1d(u, self.conv1d.weight[:, 0], self.conv1d.bias, "silu", conv)
-        delta, B, C = self._selected(u)
-        A = -torch.exp(self.A_log)
-        y, ssm = selective_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, True, ssm)
-        return self.out_proj(y), MambaState(conv.to(ssm.dtype), ssm)
+        # To make u, z and delta again for the backward pass saves memory, which a CPU has, and costs time.
+        mixer = mamba_mixer if x.is_cuda else definition.mamba_mixer
+        out, conv, ssm = mixer(
+            x,
+            self.in_proj.weight,
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
+            self.x_proj.weight,
+            self.dt_proj.weight,
+            self.dt_proj.bias,
+            -torch.exp(self.A_log),
+            self.D,
+            self.out_proj.weight,
+            *(state or (None, None)),
+        )
+        return out, MambaState(conv.to(ssm.dtype), ssm)
 
     def step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         conv, ssm = state.conv.clone(), state.ssm.clone()  # the kernels write the next state over them
-        u, z = self._projected(x_t)
+        u, z = (F.linear(x_t, matrix) for matrix in self.in_proj.weight.chunk(2))
         u = causal_conv1d_step(conv, u, self.conv1d.weight[:, 0], self.conv1d.bias, "silu")
-        delta, B, C = self._selected(u)
+        delta, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = F.linear(delta, self.dt_proj.weight)
         A = -torch.exp(self.A_log)
         y = selective_step(ssm, u, delta, A, B, C, self.D, z, self.dt_proj.bias, True)
         return self.out_proj(y), MambaState(conv, ssm)
-
-    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """u and the gate z. Two products, for each result to be contiguous as the kernels want it."""
-        into_u, into_z = self.in_proj.weight.chunk(2)
-        return F.linear(x, into_u), F.linear(x, into_z)
-
-    def _selected(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What depends on the input (algorithm 2): delta before its bias and softplus, B and C."""
-        delta, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        return F.linear(delta, self.dt_proj.weight), B, C
 
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
