@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,18 @@ def conv_inputs(batch, length, channels, width, device="cpu", dtype=torch.float3
     }
 
 
+def random_starts(batch, length, device="cpu"):
+    """Sequences of a few steps; the first row begins with one, the others go on from the initial state."""
+    starts = torch.rand(batch, length, generator=torch.Generator().manual_seed(1)) < 0.3
+    starts[:, 0] = torch.arange(batch) == 0
+    return starts.to(device)
+
+
+def of_packed(function, starts):
+    """`function` with fixed starts, for `with_gradients`, which differentiates by every tensor."""
+    return lambda **arguments: function(**arguments, starts=starts)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("activation", [None, "silu"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -45,6 +58,59 @@ def test_everything_agrees_with_the_definition(shape, activation, device, poison
     arguments = conv_inputs(*shape, device=device, activation=activation)
     expected = with_gradients(definition.causal_conv1d, in_double(arguments))
     assert_close(with_gradients(causal_conv1d, arguments), expected, FORWARD, GRADIENT)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_packed_sequences_agree_with_the_definition(shape, device, poisoned):
+    arguments = conv_inputs(*shape, device=device)
+    starts = random_starts(*shape[:2], device)
+    expected = with_gradients(of_packed(definition.causal_conv1d, starts), in_double(arguments))
+    found = with_gradients(of_packed(causal_conv1d, starts), arguments)
+    assert_close(found, expected, FORWARD, GRADIENT)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("edges", [(0, 30, 60), (0, 1, 2, 3, 60), (0, 20, 58, 60), (0, 59, 60)], ids=str)
+def test_packed_sequences_are_the_separate_ones(edges, device, poisoned):
+    arguments = conv_inputs(1, 60, 24, 4, device=device)
+    initial = {"initial_state": arguments.pop("initial_state")}
+    starts = torch.zeros(1, 60, dtype=torch.bool, device=device)
+    starts[:, list(edges[1:-1])] = True
+
+    def separately(x, initial_state, **constants):
+        parts = [causal_conv1d(x[:, : edges[1]], **constants, initial_state=initial_state)]
+        parts += [causal_conv1d(x[:, i:j], **constants) for i, j in pairwise(edges[1:])]
+        return torch.cat([y for y, _ in parts], 1), parts[-1][1]
+
+    found = with_gradients(of_packed(causal_conv1d, starts), {**arguments, **initial})
+    expected = with_gradients(separately, {**arguments, **initial})
+    assert_close(found, expected, FORWARD, GRADIENT)
+    # The last sequence goes on where it was cut, inside the row.
+    x = arguments.pop("x")
+    y, state = causal_conv1d(x, **arguments, **initial, starts=starts)
+    for cut in (1, 29, 57, 59):
+        before, carried = causal_conv1d(x[:, :cut], **arguments, **initial, starts=starts[:, :cut])
+        after, last = causal_conv1d(x[:, cut:], **arguments, initial_state=carried, starts=starts[:, cut:])
+        assert error(torch.cat([before, after], 1), y) < 1e-6
+        assert torch.equal(last, state)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("width", [2, 4])
+def test_no_position_sees_values_outside_its_taps(width, device):
+    """Not even infinite ones, which a product with zero would let through."""
+    arguments = conv_inputs(1, 12, 8, width, device=device)
+    starts = torch.zeros(1, 12, dtype=torch.bool, device=device)
+    starts[:, 6] = True
+    arguments["x"][:, 4:6] = float("inf")
+    initial_state, x = arguments.pop("initial_state"), arguments.pop("x")
+    y, state = causal_conv1d(x, **arguments, initial_state=initial_state, starts=starts)
+    alone, last = causal_conv1d(x[:, 6:], **arguments)
+    assert torch.equal(y[:, 6:], alone)
+    assert torch.equal(state, last)
+    y, _ = causal_conv1d(x.flip(1), **arguments)
+    assert not y[:, 7 + width :].isnan().any()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -88,7 +154,10 @@ def test_gradcheck():
 def test_operator_contract(device):
     arguments = conv_inputs(2, 20, 12, 4, device=device)
     tensors = [arguments[name].requires_grad_() for name in ("x", "weight", "bias", "initial_state")]
-    torch.library.opcheck(torch.ops.ssm_seq.causal_conv1d.default, (*tensors[:3], True, tensors[3]))
+    for starts in (None, random_starts(2, 20, device)):
+        torch.library.opcheck(
+            torch.ops.ssm_seq.causal_conv1d.default, (*tensors[:3], True, tensors[3], starts)
+        )
 
 
 @pytest.mark.parametrize(
@@ -98,6 +167,8 @@ def test_operator_contract(device):
         ("weight", torch.zeros(5, 4), r"weight has shape \(5, 4\), expected \(channels, width\) = \(6, 4\)"),
         ("bias", torch.zeros(4), "bias has shape"),
         ("initial_state", torch.zeros(2, 4, 6), r"initial_state has shape .* = \(2, 3, 6\)"),
+        ("starts", torch.zeros(2, 6, dtype=torch.bool), r"starts has shape \(2, 6\), expected .* = \(2, 7\)"),
+        ("starts", torch.zeros(2, 7), "starts has .* dtype torch.float32, expected dtype bool"),
         ("activation", "relu", "activation is 'relu', expected None or 'silu'"),
     ],
 )
@@ -110,16 +181,22 @@ def test_what_does_not_fit_is_named(name, value, message):
 _INTERPRETED = """
 import torch
 from kernel_cases import assert_close, with_gradients
-from test_kernels_causal_conv1d import conv_inputs
+from test_kernels_causal_conv1d import conv_inputs, of_packed, random_starts
 from ssm_seq.kernels.causal_conv1d import definition, gpu, op
 
-gpu.BLOCK, gpu.CHUNK = 32, 8
+gpu.forward_cut = gpu.backward_cut = lambda x: gpu.Cut(rows=2, block=32, span=8, unroll=4, warps=1)
 op._device_path = lambda tensor: gpu
-for shape in [(2, 19, 24, 4), (1, 1, 1, 2), (2, 10, 40, 3), (1, 2, 8, 4)]:
-    for changes in ({}, {"activation": None}, {"bias": None}, {"initial_state": None}):
-        arguments = {**conv_inputs(*shape), **changes}
-        expected = with_gradients(definition.causal_conv1d, arguments)
-        assert_close(with_gradients(op.causal_conv1d, arguments), expected, 2e-6, 1e-5)
+for shape, changes, packed in [
+    ((2, 19, 24, 4), {}, True),
+    ((1, 1, 1, 2), {}, True),
+    ((1, 2, 8, 4), {}, False),
+    ((1, 10, 40, 3), {"activation": None, "bias": None}, False),
+    ((2, 17, 8, 2), {"initial_state": None}, True),
+]:
+    arguments = {**conv_inputs(*shape), **changes}
+    starts = random_starts(*shape[:2]) if packed else None
+    expected = with_gradients(of_packed(definition.causal_conv1d, starts), arguments)
+    assert_close(with_gradients(of_packed(op.causal_conv1d, starts), arguments), expected, 2e-6, 1e-5)
 print("agreed")
 """
 
