@@ -1,4 +1,7 @@
-"""Arguments of the mixer as a new Mamba layer has them, for tests and for measuring."""
+"""Arguments of the mixer as a new Mamba layer has them, for tests and for measuring.
+
+out, conv_state, ssm_state = mamba_mixer(**new_layer(batch=1, length=2**20, d_model=256))
+"""
 
 import math
 

@@ -82,8 +82,9 @@ def forward(
             y, state, kept = scan_path.forward(*scan, state, None, False, keep and keeps)
             if keep and keeps:
                 saved.append(kept)
-            del scan, u, z, delta, selected, B, C
+            del scan, u, past, z, delta, selected, B, C
             torch.mm(_flat(y), matrices.out_proj.t(), out=_flat(out[rows, times]))
+            del y
         last_conv[rows], last_ssm[rows] = conv, state
     return out, last_conv, last_ssm, saved
 
@@ -157,7 +158,7 @@ def backward(
             du, dweight, dbias, conv_later = conv_path.backward(
                 du.view(u.shape), conv_later, before, conv_weight, conv_bias, True, past
             )
-            del u, before
+            del u, before, past
             sums.conv_weight.add_(dweight)
             if sums.conv_bias is not None:
                 sums.conv_bias.add_(dbias)
