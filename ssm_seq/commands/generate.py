@@ -27,6 +27,7 @@ def run(options: Namespace) -> None:
     model = load_model(options.model, choose_device(config.device))
     if not isinstance(model, LanguageModel):
         raise InputError(f"{options.model}: this is a classifier; only a language model generates")
+    alphabet(model.alphabet)  # one without letters is refused before the work
     prompt, origin = np.empty(0, np.uint8), None
     if config.generate.prompt_length:
         prompt, origin = read_prompt(options.store, config.generate.prompt_length)

@@ -17,6 +17,9 @@ Floats = NDArray[np.float32]
 DNA_LETTERS = b"ACGTNRYSWKMBDHV"
 """Letters by id: the four bases, N, then the IUPAC ambiguity codes. U reads as T."""
 
+TOKENS = "tokens"
+"""Stands where the name of an alphabet would: the ids are those of a tokenizer and have no text here."""
+
 _DNA_COMPLEMENTS = b"TGCANYRSWMKVHDB"
 _ILLEGAL = 255
 _MU = 255.0
@@ -122,9 +125,11 @@ def alphabet(name: str) -> Alphabet:
     """The alphabet of that name: `dna`, `mu_law` or `linear`.
 
     Raises:
-        InputError: there is no such alphabet.
+        InputError: there is no such alphabet, or it is `TOKENS`.
     """
     for known in (DNA, MU_LAW, LINEAR):
         if known.name == name:
             return known
+    if name == TOKENS:
+        raise InputError("the model reads the ids of a tokenizer, not files: call it from Python")
     raise InputError(f"there is no alphabet {name!r}; known: dna, mu_law, linear")

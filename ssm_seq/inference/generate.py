@@ -24,7 +24,8 @@ _WORTH_THREADS = 2**22  # multiplications of one projection; below, waking threa
 
 @dataclass(frozen=True)
 class Generated:
-    """ids: (count, length) uint8, without the prompt; seconds: for all steps, the prompt excluded."""
+    """ids: (count, length) uint8 (int64 with more than 256 ids), without the prompt; seconds: for all steps,
+    the prompt excluded."""
 
     ids: Ids
     seconds: float
@@ -52,7 +53,9 @@ def generate(
     _check(length, count, temperature, top_p, seed)
     device = next(model.parameters()).device
     draws = torch.stack([_uniform(seed, item, length) for item in range(count)]).to(device)
-    ids = torch.empty(count, length, dtype=torch.uint8, device=device)
+    ids = torch.empty(
+        count, length, dtype=torch.uint8 if model.vocab_size <= 256 else torch.int64, device=device
+    )
     with inference(model), _threads(model, count), progress_bar() as bar:
         logits, state = _read(model, prompt, count)
         task = bar.add_task("steps", total=length)
