@@ -36,8 +36,13 @@ def expect(
 def expect_axes(
     name: str, tensor: Tensor, axes: str, dtypes: tuple[torch.dtype, ...] = FLOATS
 ) -> tuple[int, ...]:
-    """The shape of a tensor that must have the named axes, none of them empty, and one of `dtypes`."""
-    if tensor.dim() != axes.count(",") + 1 or 0 in tensor.shape:
+    """The shape of a tensor that must have the named axes, none of them empty, and one of `dtypes`.
+
+    "..." among the names stands for any number of axes.
+    """
+    named = axes.replace("..., ", "").count(",") + 1
+    fits = tensor.dim() >= named if "..." in axes else tensor.dim() == named
+    if not fits or 0 in tensor.shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected ({axes}) with no axis empty")
     expect(name, tensor, axes, tuple(tensor.shape), tensor, dtypes)
     return tuple(tensor.shape)
