@@ -19,7 +19,8 @@ class Cut:
     """A program's tile and how it goes through time.
 
     rows: spans of time side by side; block: channels; span: steps of a row; unroll: steps whose loads go out
-    together; warps: a thread holds rows * block / (32 * warps) neighbouring channels of one row.
+    together; warps: a thread holds rows * block / (32 * warps) neighbouring channels of one row; registers:
+    of a thread, at most.
     """
 
     rows: int
@@ -27,9 +28,10 @@ class Cut:
     span: int
     unroll: int
     warps: int
+    registers: int
 
 
-def _cut(x: Tensor, per_thread: int, unroll: int, warps: int, longest: int) -> Cut:
+def _cut(x: Tensor, per_thread: int, unroll: int, warps: int, longest: int, registers: int) -> Cut:
     """Spans as long as they can be while every multiprocessor has 16 warps."""
     batch, length, channels = x.shape
     block = min(32 * per_thread, triton.next_power_of_2(channels))
@@ -38,15 +40,15 @@ def _cut(x: Tensor, per_thread: int, unroll: int, warps: int, longest: int) -> C
     across = batch * triton.cdiv(channels, block) * warps
     while span > unroll and across * triton.cdiv(length, rows * span) < 16 * _processors(x.device):
         span //= 2
-    return Cut(rows, block, span, unroll, warps)
+    return Cut(rows, block, span, unroll, warps, registers)
 
 
 def forward_cut(x: Tensor) -> Cut:
-    return _cut(x, per_thread=8, unroll=4, warps=4, longest=128)
+    return _cut(x, per_thread=8, unroll=4, warps=4, longest=128, registers=128)
 
 
 def backward_cut(x: Tensor) -> Cut:
-    return _cut(x, per_thread=4, unroll=4, warps=4, longest=256)
+    return _cut(x, per_thread=4, unroll=4, warps=4, longest=256, registers=128)
 
 
 @lru_cache
@@ -70,8 +72,9 @@ def forward(
     final = torch.empty((batch, weight.shape[1] - 1, channels), dtype=x.dtype, device=x.device)
     grid = batch * triton.cdiv(length, cut.rows * cut.span) * triton.cdiv(channels, cut.block)
     forward_kernel[(grid,)](
-        x, *_constants(weight, bias, initial_state, starts), y, final, length, **_shape(x, weight, silu, cut)
-    )
+        x, *_constants(weight, bias, initial_state, starts), y, final, length, cut.span,
+        **_shape(x, weight, silu, cut),
+    )  # fmt: skip
     return y, final
 
 
@@ -99,7 +102,7 @@ def backward(
     sums = torch.empty((parts, _SUMS, channels), dtype=torch.float32, device=x.device)
     backward_kernel[(parts * triton.cdiv(channels, cut.block),)](
         dy, x, *_constants(weight, bias, initial_state, starts),
-        None if dfinal is None else dfinal.contiguous(), dx, sums, dstart, length,
+        None if dfinal is None else dfinal.contiguous(), dx, sums, dstart, length, cut.span,
         DY_ROW=dy.stride(1), **_shape(x, weight, silu, cut),
     )  # fmt: skip
     sum_kernel[(triton.cdiv(channels, 16), weight.shape[1] + (bias is not None))](
@@ -120,5 +123,6 @@ def _constants(weight: Tensor, bias: Tensor | None, initial_state: Tensor | None
 def _shape(x: Tensor, weight: Tensor, silu: bool, cut: Cut) -> dict[str, int]:
     return {
         "CHANNELS": x.shape[2], "ROW": x.stride(1), "WIDTH": weight.shape[1], "SILU": silu,
-        "ROWS": cut.rows, "BLOCK": cut.block, "SPAN": cut.span, "UNROLL": cut.unroll, "num_warps": cut.warps,
+        "ROWS": cut.rows, "BLOCK": cut.block, "UNROLL": cut.unroll, "num_warps": cut.warps,
+        "maxnreg": cut.registers,
     }  # fmt: skip

@@ -1,7 +1,8 @@
 """The kernels of the causal convolution for GPUs.
 
-A program takes a tile of (ROWS spans of time, BLOCK channels): each row walks through SPAN steps of its own,
-the last inputs in registers. The loads of the next UNROLL steps go out before those of this group are used.
+A program takes a tile of (ROWS spans of time, BLOCK channels): each row walks through `span` steps of its
+own, the last inputs in registers. The loads of the next UNROLL steps go out before those of this group are
+used.
 The registers are those of a filter of width 4; of a narrower one the first taps are left out.
 """
 
@@ -61,22 +62,22 @@ def _filtered(x0, x1, x2, x3, w0, w1, w2, w3, offset, WIDTH: tl.constexpr):
     return out
 
 
-@triton.jit(do_not_specialize=["length"])
+@triton.jit(do_not_specialize=["length", "span"])
 def forward_kernel(
-    x, weight, bias, start, starts, y, final, length,
+    x, weight, bias, start, starts, y, final, length, span,
     CHANNELS: tl.constexpr, ROW: tl.constexpr, WIDTH: tl.constexpr, SILU: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, SPAN: tl.constexpr, UNROLL: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     blocks: tl.constexpr = (CHANNELS + BLOCK - 1) // BLOCK
-    chunks = tl.cdiv(length, ROWS * SPAN)
+    chunks = tl.cdiv(length, ROWS * span)
     pid = tl.program_id(0)
     c = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)[None, :]
     in_c = c < CHANNELS
     chunk = pid // blocks % chunks
     b = (pid // blocks // chunks).to(tl.int64)
-    begin = chunk * (ROWS * SPAN)
-    first = begin + tl.arange(0, ROWS)[:, None] * SPAN
-    end = tl.minimum(first + SPAN, length)
+    begin = chunk * (ROWS * span)
+    first = begin + tl.arange(0, ROWS)[:, None] * span
+    end = tl.minimum(first + span, length)
     place = x + (b * length + first) * ROW + c
     out_place = y + (b * length + first) * CHANNELS + c
     ahead = _steps(place, first, end, in_c, ROW, UNROLL)
@@ -92,7 +93,7 @@ def forward_kernel(
         joined = _joined(starts, b, first - 1, length)
         x2 = tl.where(joined, x2, 0.0)
         x3 = tl.where(joined & _joined(starts, b, first - 2, length), x3, 0.0)
-    for t0 in range(0, tl.minimum(SPAN, length - begin), UNROLL):
+    for t0 in range(0, tl.minimum(span, length - begin), UNROLL):
         now = ahead
         t = first + t0
         ahead = _steps(place + (t0 + UNROLL) * ROW, t + UNROLL, end, in_c, ROW, UNROLL)
@@ -142,62 +143,97 @@ def _adjoint(
     return x1, x2, x3, g, w3 * g, later1, later2, later3
 
 
-@triton.jit(do_not_specialize=["length"])
-def backward_kernel(
-    dy, x, weight, bias, start, starts, dfinal, dx, sums, dstart, length,
+@triton.jit
+def _from_final(dfinal, starts, b, t, c, length, in_c, three, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
+    """What dx_(t - 3) gets from the final state's gradient."""
+    present = (t >= length + 4 - WIDTH) & (t < length + 3)
+    if starts is not None:
+        present = present & three
+    row = (b * (WIDTH - 1) + t - 3 - length + WIDTH - 1) * CHANNELS
+    return tl.load(dfinal + row + c, mask=in_c & present, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _lead_in(
+    dy, x, start, starts, dfinal, dstart, b, first, c, length, in_c, w0, w1, w2, w3, offset,
     CHANNELS: tl.constexpr, ROW: tl.constexpr, DY_ROW: tl.constexpr, WIDTH: tl.constexpr, SILU: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, SPAN: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """The registers before step `first`: x_(first - 1) ..., dx_(first - 1) ... so far, and what is joined.
+
+    Writes the initial state's gradient if it gets `dstart`; `first` has to be 3.
+    """
+    PACKED: tl.constexpr = starts is not None
+    early_g = _steps(dy + (b * length + first - 3) * DY_ROW + c, first - 3, length, in_c, DY_ROW, 3)
+    x3 = _before(x, start, b, first - 6, c, length, in_c, CHANNELS, ROW, WIDTH)
+    x2 = _before(x, start, b, first - 5, c, length, in_c, CHANNELS, ROW, WIDTH)
+    x1 = _before(x, start, b, first - 4, c, length, in_c, CHANNELS, ROW, WIDTH)
+    a1 = tl.zeros_like(x1)
+    a2, a3 = a1, a1
+    one, two, three = in_c, in_c, in_c
+    if PACKED:
+        one = _joined(starts, b, first - 4, length)
+        two = one & _joined(starts, b, first - 5, length)
+        three = two
+    for i in tl.static_range(3):
+        t = first - 3 + i
+        x0 = _before(x, start, b, t, c, length, in_c, CHANNELS, ROW, WIDTH)
+        if PACKED:
+            joined = _joined(starts, b, t, length)
+            one, two, three = joined, joined & one, joined & two
+        x1, x2, x3, _, a0, a1, a2, a3 = _adjoint(
+            x0, x1, x2, x3, early_g[i].to(tl.float32), a1, a2, a3, one, two, three, w0, w1, w2, w3, offset,
+            WIDTH, SILU, PACKED,
+        )  # fmt: skip
+        if dstart is not None:
+            if dfinal is not None:
+                a3 += _from_final(dfinal, starts, b, t, c, length, in_c, three, CHANNELS, WIDTH)
+            row = (b * (WIDTH - 1) + t + WIDTH - 4) * CHANNELS
+            tl.store(dstart + row + c, a3, mask=in_c & (t >= 4 - WIDTH))
+        x3, x2, x1 = x2, x1, x0
+        a3, a2, a1 = a2, a1, a0
+    return x1, x2, x3, a1, a2, a3, one, two
+
+
+@triton.jit(do_not_specialize=["length", "span"])
+def backward_kernel(
+    dy, x, weight, bias, start, starts, dfinal, dx, sums, dstart, length, span,
+    CHANNELS: tl.constexpr, ROW: tl.constexpr, DY_ROW: tl.constexpr, WIDTH: tl.constexpr, SILU: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Step t completes dx_(t - 3): a row begins with 3 steps that it does not own, the last one ends at
     length + 3. sums (programs over batch and time, 5, channels): dweight for width 4, then dbias.
     """
     PACKED: tl.constexpr = starts is not None
     blocks: tl.constexpr = (CHANNELS + BLOCK - 1) // BLOCK
-    chunks = tl.cdiv(length + 3, ROWS * SPAN)
+    chunks = tl.cdiv(length + 3, ROWS * span)
     pid = tl.program_id(0)
     c = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)[None, :]
     in_c = c < CHANNELS
     part = (pid // blocks).to(tl.int64)
     chunk = pid // blocks % chunks
     b = (pid // blocks // chunks).to(tl.int64)
-    begin = chunk * (ROWS * SPAN)
-    first = begin + tl.arange(0, ROWS)[:, None] * SPAN
-    end = tl.minimum(first + SPAN, length)
-    end_dx = tl.minimum(first + SPAN, length + 3)
+    begin = chunk * (ROWS * span)
+    first = begin + tl.arange(0, ROWS)[:, None] * span
+    end = tl.minimum(first + span, length)
+    end_dx = tl.minimum(first + span, length + 3)
     place = x + (b * length + first) * ROW + c
     dy_place = dy + (b * length + first) * DY_ROW + c
     dx_place = dx + (b * length + first - 3) * CHANNELS + c
     next_x = _steps(place, first, end, in_c, ROW, UNROLL)
     next_g = _steps(dy_place, first, end, in_c, DY_ROW, UNROLL)
-    early_g = _steps(dy_place - 3 * DY_ROW, first - 3, length, in_c, DY_ROW, 3)
     w0, w1 = _tap(weight, 0, c, in_c, WIDTH), _tap(weight, 1, c, in_c, WIDTH)
     w2, w3 = _tap(weight, 2, c, in_c, WIDTH), _tap(weight, 3, c, in_c, WIDTH)
     offset = tl.zeros([1, BLOCK], tl.float32)
     if bias is not None:
         offset = tl.load(bias + c, mask=in_c, other=0.0).to(tl.float32)
+    x1, x2, x3, a1, a2, a3, one, two = _lead_in(
+        dy, x, start, starts, dfinal, None, b, first, c, length, in_c, w0, w1, w2, w3, offset,
+        CHANNELS, ROW, DY_ROW, WIDTH, SILU,
+    )  # fmt: skip
+    three = two
     nothing = tl.zeros([ROWS, BLOCK], tl.float32)
-    a1, a2, a3 = nothing, nothing, nothing
     dw0, dw1, dw2, dw3, dsum = nothing, nothing, nothing, nothing, nothing
-    one, two, three = None, None, None
-    if PACKED:
-        one = _joined(starts, b, first - 4, length)
-        two = one & _joined(starts, b, first - 5, length)
-        three = two
-    x3 = _before(x, start, b, first - 6, c, length, in_c, CHANNELS, ROW, WIDTH)
-    x2 = _before(x, start, b, first - 5, c, length, in_c, CHANNELS, ROW, WIDTH)
-    x1 = _before(x, start, b, first - 4, c, length, in_c, CHANNELS, ROW, WIDTH)
-    for i in tl.static_range(3):
-        x0 = _before(x, start, b, first - 3 + i, c, length, in_c, CHANNELS, ROW, WIDTH)
-        g = early_g[i].to(tl.float32)
-        if PACKED:
-            joined = _joined(starts, b, first - 3 + i, length)
-            one, two, three = joined, joined & one, joined & two
-        x1, x2, x3, g, a0, a1, a2, a3 = _adjoint(
-            x0, x1, x2, x3, g, a1, a2, a3, one, two, three, w0, w1, w2, w3, offset, WIDTH, SILU, PACKED
-        )
-        x3, x2, x1 = x2, x1, x0
-        a3, a2, a1 = a2, a1, a0
-    for t0 in range(0, tl.minimum(SPAN, length + 3 - begin), UNROLL):
+    for t0 in range(0, tl.minimum(span, length + 3 - begin), UNROLL):
         now_x, now_g = next_x, next_g
         t = first + t0
         next_x = _steps(place + (t0 + UNROLL) * ROW, t + UNROLL, end, in_c, ROW, UNROLL)
@@ -217,20 +253,16 @@ def backward_kernel(
             dw3 += g * x0
             dsum += g
             if dfinal is not None:
-                if begin + ROWS * SPAN > length:
-                    late = (t + i >= length + 4 - WIDTH) & (t + i < length + 3)
-                    if PACKED:
-                        late = late & three
-                    row = (b * (WIDTH - 1) + t + i - 3 - length + WIDTH - 1) * CHANNELS
-                    a3 += tl.load(dfinal + row + c, mask=in_c & late, other=0.0).to(tl.float32)
+                if begin + ROWS * span > length:
+                    a3 += _from_final(dfinal, starts, b, t + i, c, length, in_c, three, CHANNELS, WIDTH)
             tl.store(dx_place + (t0 + i) * CHANNELS, a3, mask=in_c & (t + i >= 3) & (t + i < end_dx))
-            if i < 3:
-                if begin + t0 == 0:
-                    early = (t + i < 3) & (t + i >= 4 - WIDTH)
-                    row = (b * (WIDTH - 1) + t + i - 3 + WIDTH - 1) * CHANNELS
-                    tl.store(dstart + row + c, a3, mask=in_c & early)
             x3, x2, x1 = x2, x1, x0
             a3, a2, a1 = a2, a1, a0
+    if chunk == 0:
+        _lead_in(
+            dy, x, start, starts, dfinal, dstart, b, 3, c, length, in_c, w0, w1, w2, w3, offset,
+            CHANNELS, ROW, DY_ROW, WIDTH, SILU,
+        )  # fmt: skip
     place = sums + part * (5 * CHANNELS) + (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
     present = (pid % blocks) * BLOCK + tl.arange(0, BLOCK) < CHANNELS
     tl.store(place, tl.sum(dw0, 0), mask=present)
