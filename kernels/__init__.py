@@ -3,10 +3,12 @@
 selective_scan, selective_step       the S6 recurrence (Mamba, Gu & Dao 2023, algorithm 2), whole or one step
 causal_conv1d, causal_conv1d_step    the short depthwise convolution before it, whole or one step
 rms_norm                             the norm of a residual sum, and the sum
+linear_cross_entropy                 losses of a linear head, without all of its logits
 mamba_mixer                          all that a Mamba block does between its norm and its residual sum
 """
 
 from ssm_seq.kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
+from ssm_seq.kernels.linear_cross_entropy import linear_cross_entropy
 from ssm_seq.kernels.mamba_mixer import mamba_mixer
 from ssm_seq.kernels.rms_norm import rms_norm
 from ssm_seq.kernels.selective_scan import selective_scan, selective_step
@@ -14,6 +16,7 @@ from ssm_seq.kernels.selective_scan import selective_scan, selective_step
 __all__ = [
     "causal_conv1d",
     "causal_conv1d_step",
+    "linear_cross_entropy",
     "mamba_mixer",
     "rms_norm",
     "selective_scan",
