@@ -1,4 +1,8 @@
-"""The part that all models share: embedding -> [RMSNorm -> layer -> + residual] x n -> RMSNorm."""
+"""The part that all models share: embedding -> [RMSNorm -> layer -> + residual] x n -> RMSNorm.
+
+Each sum is taken by the norm that reads it. Between blocks there are thus two addends: what the last layer
+gave, and the residual, which keeps the embedding's dtype under autocast.
+"""
 
 import math
 
@@ -7,6 +11,7 @@ from torch import Tensor, nn
 
 from ssm_seq.config import ModelConfig
 from ssm_seq.errors import InputError
+from ssm_seq.kernels import rms_norm
 from ssm_seq.layers import S4D, Mamba, SequenceLayer
 
 
@@ -40,21 +45,25 @@ def sequence_layer(config: ModelConfig) -> SequenceLayer:
 
 
 class Block(nn.Module):
-    """x + dropout(layer(norm(x)))."""
+    """dropout(layer(norm(x + residual))) and x + residual, which the next norm adds."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
+        self.norm = nn.RMSNorm(config.d_model, eps=1e-5)  # only holds the weight
         self.layer = sequence_layer(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
-        y, state = self.layer(self.norm(x), state)
-        return x + self.dropout(y), state
+    def forward(
+        self, x: Tensor, residual: Tensor | None, state: tuple | None
+    ) -> tuple[Tensor, Tensor, tuple]:
+        normed, summed = rms_norm(x, self.norm.weight, self.norm.eps, residual)
+        y, state = self.layer(normed, state)
+        return self.dropout(y), summed, state
 
-    def step(self, x_t: Tensor, state: tuple) -> tuple[Tensor, tuple]:
-        y_t, state = self.layer.step(self.norm(x_t), state)
-        return x_t + self.dropout(y_t), state
+    def step(self, x_t: Tensor, residual: Tensor | None, state: tuple) -> tuple[Tensor, Tensor, tuple]:
+        normed, summed = rms_norm(x_t, self.norm.weight, self.norm.eps, residual)
+        y_t, state = self.layer.step(normed, state)
+        return self.dropout(y_t), summed, state
 
 
 class Backbone(nn.Module):
@@ -71,7 +80,7 @@ class Backbone(nn.Module):
         check(config)
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
+        self.norm = nn.RMSNorm(config.d_model, eps=1e-5)  # only holds the weight
         nn.init.normal_(self.embedding.weight, std=0.02)
         if ordered:
             with torch.no_grad():
@@ -83,19 +92,19 @@ class Backbone(nn.Module):
 
     def forward(self, ids: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
         """ids (batch, length) of any integer type -> (batch, length, d_model), state."""
-        x, states = self.embedding(ids.long()), []
+        x, residual, states = self.embedding(ids.long()), None, []
         for i, block in enumerate(self.blocks):
-            x, after = block(x, None if state is None else state[i])
+            x, residual, after = block(x, residual, None if state is None else state[i])
             states.append(after)
-        return self.norm(x), tuple(states)
+        return rms_norm(x, self.norm.weight, self.norm.eps, residual)[0], tuple(states)
 
     def step(self, ids: Tensor, state: tuple) -> tuple[Tensor, tuple]:
         """ids (batch,) -> (batch, d_model), state."""
-        x_t, states = self.embedding(ids.long()), []
+        x_t, residual, states = self.embedding(ids.long()), None, []
         for block, before in zip(self.blocks, state, strict=True):
-            x_t, after = block.step(x_t, before)
+            x_t, residual, after = block.step(x_t, residual, before)
             states.append(after)
-        return self.norm(x_t), tuple(states)
+        return rms_norm(x_t, self.norm.weight, self.norm.eps, residual)[0], tuple(states)
 
 
 def smooth_vectors(count: int, size: int) -> Tensor:
