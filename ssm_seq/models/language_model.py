@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ssm_seq.config import ModelConfig
+from ssm_seq.kernels import linear_cross_entropy
 from ssm_seq.models.model import Model
 
 
@@ -25,6 +26,15 @@ class LanguageModel(Model):
         """ids (batch, length) -> logits (batch, length, vocab_size), float32 even under autocast, state."""
         hidden, state = self.backbone(ids, state)
         return self._logits(hidden), state
+
+    def losses(self, ids: Tensor, targets: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
+        """Cross entropy in nats of what follows each position, without the logits of all positions.
+
+        ids (batch, length); targets (batch, length) int64, 0 loss where negative -> losses (batch, length),
+        float32 (float64 of a float64 model), state.
+        """
+        hidden, state = self.backbone(ids, state)
+        return linear_cross_entropy(hidden, self.head.weight, targets), state
 
     def step(self, ids: Tensor, state: tuple) -> tuple[Tensor, tuple]:
         """ids (batch,) -> logits (batch, vocab_size), state."""

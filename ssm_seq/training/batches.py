@@ -7,12 +7,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssm_seq.config import Config
 from ssm_seq.data.store import Store
 from ssm_seq.data.windows import Windows, WindowSampler, windows
 from ssm_seq.errors import InputError
+from ssm_seq.models import Classifier, LanguageModel
 
 
 class Batch(NamedTuple):
@@ -52,15 +53,17 @@ def read_batch(windows: Windows, indices: NDArray[np.int64], config: Config, dev
     )
 
 
-def losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Cross entropy of every target in nats (float32, shape of `targets`), and the logits.
+def losses(model: Classifier | LanguageModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Cross entropy of every target in nats (float32, shape of `targets`), and the logits of a classifier.
 
-    On a GPU the model runs in bfloat16 where autocast allows it; the loss is always in float32.
+    Those of a language model, a vector at every position, are never there as a whole. On a GPU the model runs
+    in bfloat16 where autocast allows it; the loss is always in float32.
     """
     with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=batch.inputs.is_cuda):
+        if isinstance(model, LanguageModel):
+            return model.losses(batch.inputs, batch.targets)[0], None
         logits, _ = model(batch.inputs)
-    flat = F.cross_entropy(logits.flatten(0, -2).float(), batch.targets.flatten(), reduction="none")
-    return flat.view_as(batch.targets), logits
+    return F.cross_entropy(logits, batch.targets, reduction="none"), logits
 
 
 def training_sampler(config: Config, store: Store) -> WindowSampler:

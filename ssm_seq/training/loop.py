@@ -194,7 +194,8 @@ class Run:
             loss += float((each * batch.weights).sum())
             weight += float(batch.weights.sum())
             bits += float(each[batch.known].sum()) / math.log(2)
-            correct += float((logits.argmax(-1) == batch.targets).sum())
+            if logits is not None:
+                correct += float((logits.argmax(-1) == batch.targets).sum())
             known += float(batch.known.sum())
         if not weight:
             return None

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,6 +91,39 @@ def test_gradients_flow_through_the_state(kind, layer):
     )
     for a, b in zip(chunks, whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@every_layer
+def test_losses_of_a_language_model_are_those_of_its_logits(layer):
+    model, ids = make("language_model", layer), random_ids(2, 41)
+    inputs, targets = ids[:, :-1], ids[:, 1:].long()
+    targets[0, 3] = -1
+    losses, state = model.losses(inputs, targets)
+    logits, expected_state = model(inputs)
+    expected = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none")
+    torch.testing.assert_close(losses, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(state, expected_state, rtol=0, atol=0)
+    weights = torch.linspace(-1, 2, losses.numel(), dtype=losses.dtype).view_as(losses)
+    found, true = (
+        torch.autograd.grad((weights * values).sum(), list(model.parameters()))
+        for values in (losses, expected)
+    )
+    for a, b in zip(found, true, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+    first, state = model.losses(inputs[:, :7], targets[:, :7])
+    second, _ = model.losses(inputs[:, 7:], targets[:, 7:], state)
+    torch.testing.assert_close(torch.cat([first, second], 1), losses, rtol=1e-9, atol=1e-10)
+
+
+@every_layer
+def test_the_residual_stays_in_float32_under_autocast(layer):
+    model, ids = make("language_model", layer, torch.float32, n_layers=3), random_ids(2, 20)
+    sums = []
+    for block in model.backbone.blocks:
+        block.register_forward_hook(lambda _, __, results: sums.append(results[1]))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(ids)
+    assert [part.dtype for part in sums] == 3 * [torch.float32]
 
 
 @every_layer

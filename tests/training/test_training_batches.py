@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ssm_seq.data.store import Range, Store, StoreWriter
 from ssm_seq.data.windows import windows
 from ssm_seq.errors import InputError
-from ssm_seq.training.batches import read_batch, training_sampler, validation_batches
+from ssm_seq.training.batches import losses, read_batch, training_sampler, validation_batches
+from ssm_seq.training.loop import new_model
 
 CPU = torch.device("cpu")
 
@@ -88,3 +90,19 @@ def test_validation_is_always_the_same(dna, small):
 def test_no_valid_split_no_validation(tmp_path, small):
     store = store_of(tmp_path / "s", ("r1", b"A" * 90, "a", "train"))
     assert list(validation_batches(small(), store, CPU)) == []
+
+
+@pytest.mark.parametrize("task", ["classify", "language_model"])
+def test_losses_are_the_cross_entropy_of_the_targets(dna, small, task):
+    config = small(task)
+    batch = read_batch(windows(dna, "test", 48), np.array([0, 40, 81]), config, CPU)
+    model = new_model(config, dna).eval()
+    each, logits = losses(model, batch)
+    expected, _ = model(batch.inputs)
+    assert each.shape == batch.targets.shape and each.dtype == torch.float32
+    flat = F.cross_entropy(expected.flatten(0, -2), batch.targets.flatten(), reduction="none")
+    torch.testing.assert_close(each.flatten(), flat, rtol=1e-6, atol=1e-6)
+    if task == "classify":
+        assert torch.equal(logits, expected)
+    else:
+        assert logits is None
