@@ -28,7 +28,7 @@ def _rows(rows, ROWS_: tl.constexpr):
 
 @triton.jit
 def _load(logits, place, v, VOCAB: tl.constexpr, ROW: tl.constexpr):
-    """Whole rows, which begin at 32 bytes, are loaded by 16 bytes; what fills up the vocabulary is dropped."""
+    """Rows are loaded whole, by 16 bytes; what fills up the vocabulary is dropped."""
     z = tl.load(logits + place, mask=v < ROW, other=0.0)
     return tl.where(v < VOCAB, z, float("-inf"))
 
