@@ -89,7 +89,9 @@ def forward(
     y = torch.empty(batch, length, padded.shape[2], dtype=dtype)
     run(_forward, items, *arrays, y.numpy())
     final = _of_last_sequence(padded[:, length:, :channels], starts)
-    return y[..., :channels].contiguous().to(x.dtype), final.to(x.dtype, copy=True)
+    if y.shape[2] != channels:  # a slice of everything would be a view, which autograd lets nobody write to
+        y = y[..., :channels].contiguous()
+    return y.to(x.dtype), final.to(x.dtype, copy=True)
 
 
 def backward(

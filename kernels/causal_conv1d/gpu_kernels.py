@@ -9,6 +9,8 @@ The registers are those of a filter of width 4; of a narrower one the first taps
 import triton
 import triton.language as tl
 
+from ssm_seq.kernels.gpu_math import sigmoid
+
 
 @triton.jit
 def _steps(place, t, end, in_c, ROW: tl.constexpr, STEPS: tl.constexpr):
@@ -41,13 +43,6 @@ def _tap(weight, k: tl.constexpr, c, in_c, WIDTH: tl.constexpr):
 def _joined(starts, b, t, length):
     """Whether x_(t - 1) and x_t are of one sequence."""
     return tl.load(starts + b * length + t, mask=(t >= 0) & (t < length), other=0) == 0
-
-
-@triton.jit
-def _sigmoid(x):
-    """1 / (1 + exp(-x)); the square of a reciprocal root takes fewer instructions than a division."""
-    root = tl.rsqrt(1.0 + tl.exp2(x * -1.4426950408889634))
-    return root * root
 
 
 @triton.jit
@@ -104,7 +99,7 @@ def forward_kernel(
             x0 = now[i].to(tl.float32)
             out = _filtered(x0, x1, x2, x3, w0, w1, w2, w3, offset, WIDTH)
             if SILU:
-                out = out * _sigmoid(out)
+                out = out * sigmoid(out)
             tl.store(out_place + (t0 + i) * CHANNELS, out, mask=in_c & (t + i < end))
             x3, x2, x1 = x2, x1, x0
     if chunk == chunks - 1:
@@ -132,7 +127,7 @@ def _adjoint(
         x1, x2, x3 = tl.where(one, x1, 0.0), tl.where(two, x2, 0.0), tl.where(three, x3, 0.0)
     if SILU:
         out = _filtered(x0, x1, x2, x3, w0, w1, w2, w3, offset, WIDTH)
-        open_ = _sigmoid(out)
+        open_ = sigmoid(out)
         g = g * open_ * (1.0 + out * (1.0 - open_))
     if WIDTH > 1:
         later1 += tl.where(one, w2 * g, 0.0) if PACKED else w2 * g
