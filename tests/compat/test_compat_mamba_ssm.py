@@ -404,12 +404,17 @@ def test_conv_writes_final_states_where_asked():
     assert torch.equal(out, causal_conv1d_fn(**arguments)[0])
 
 
-def test_conv_output_may_be_added_to_in_place():
-    arguments = conv_arguments(torch.float32, 9, 4)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dim", [24, 64])  # less and no less than whole vectors of a CPU
+def test_outputs_may_be_added_to_in_place(dim, device):
+    arguments = conv_arguments(torch.float32, 9, 4, dim, device=device)
     x = arguments["x"].detach().clone().requires_grad_()
     out, final = causal_conv1d_fn(**arguments | {"x": x})
     out += final.sigmoid().sum(-1, keepdim=True)
-    out.sum().backward()
+    arguments = scan_arguments(length=9, dim=dim, device=device)
+    y, state = selective_scan_fn(**arguments | {"u": out})
+    y += state.sum(-1, keepdim=True)
+    y.sum().backward()
     assert x.grad.abs().min() > 0
 
 
