@@ -1,7 +1,7 @@
 """The selective scan on a GPU: how the work is cut, and the launches."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from ssm_seq.kernels.rows import even_rows
-from ssm_seq.kernels.selective_scan.gpu_backward import adjoint_ends, gradients
+from ssm_seq.kernels.selective_scan.gpu_backward import gradients
 from ssm_seq.kernels.selective_scan.gpu_forward import chunk_ends, outputs, pass_over_chunks
 
 INTERVAL = 16  # a state is kept for the backward pass every so many steps
@@ -19,22 +19,43 @@ _LOG2_E = 1 / math.log(2)
 
 @dataclass(frozen=True)
 class Cut:
-    """channels: of one thread; chunk: steps of one warp; unroll: steps whose loads go out together."""
+    """How the forward pass is cut.
+
+    channels: of one thread; states: of one thread, at most; chunk: steps of one warp; unroll: steps whose
+    loads go out together; registers: of a thread, at most.
+    """
 
     channels: int
+    states: int
     chunk: int
     unroll: int
+    registers: int
 
 
-def forward_cut(batch: int, length: int, channels: int, d_state: int, processors: int) -> Cut:
-    """Chunks as long as they can be while 16 warps for every multiprocessor remain."""
-    per_thread = 2
-    block = per_thread * 32 // _tile(d_state, 16)[1]
-    warps = batch * triton.cdiv(channels, block)
-    chunk = 512
-    while chunk > 128 and warps * triton.cdiv(length, chunk) < 16 * processors:
-        chunk //= 2
-    return Cut(per_thread, chunk, 4)
+def forward_cut(batch: int, length: int, of_group: int, groups: int, d_state: int, processors: int) -> Cut:
+    """Long chunks, as many as fill the machine once; none but the whole where the sequences fill it alone.
+
+    Measured on an H100: a thread with 32 states keeps 8 warps on a multiprocessor, one with fewer 12.
+    """
+
+    def warps(cut: Cut) -> int:
+        return batch * groups * triton.cdiv(of_group, cut.channels * 32 // _tile(d_state, cut.states)[1])
+
+    whole = Cut(1, 32 if d_state > 16 else 16, length, 8, 255)
+    if d_state <= 16 and warps(whole) >= 3.5 * processors:
+        return whole
+    wide, narrow, deep = Cut(2, 16, 0, 4, 168), Cut(1, 16, 0, 8, 168), Cut(1, 32, 0, 4, 255)
+    if d_state > 16:
+        return replace(deep, chunk=_even_chunk(length, 8 * processors // warps(deep)))
+    chunk = _even_chunk(length, 12 * processors // warps(wide))
+    if chunk >= 4096:
+        return replace(wide, chunk=chunk)
+    return replace(narrow, chunk=_even_chunk(length, 12 * processors // warps(narrow)))
+
+
+def _even_chunk(length: int, chunks: int) -> int:
+    """Steps of a chunk where there are to be about so many: whole stages and intervals, not too short."""
+    return max(triton.cdiv(length, max(chunks, 1) * 32) * 32, 128)
 
 
 @lru_cache
@@ -70,73 +91,108 @@ def forward(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     initial_state: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
     keep: bool,
     cut: Cut | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the final state, and the kept states (empty unless `keep`)."""
     batch, length, channels = u.shape
     d_state = A.shape[1]
+    groups = _groups(B, C)
     u, delta, z = even_rows(u), even_rows(delta), None if z is None else even_rows(z)
     B, C, A2 = B.contiguous(), C.contiguous(), (A.float() * _LOG2_E).contiguous()
     D, bias = (None if v is None else v.float().contiguous() for v in (D, delta_bias))
-    cut = cut or forward_cut(batch, length, channels, d_state, _processors(u.device))
-    d_tile, lanes = _tile(d_state, 16)
+    resets = None if resets is None else resets.contiguous().view(torch.uint8)
+    cut = cut or forward_cut(batch, length, channels // groups, groups, d_state, _processors(u.device))
+    d_tile, lanes = _tile(d_state, cut.states)
     chunks = triton.cdiv(length, cut.chunk)
-    grid = (batch * chunks * triton.cdiv(channels, cut.channels * 32 // lanes),)
+    blocks = groups * triton.cdiv(channels // groups, cut.channels * 32 // lanes)
     shared = {
-        "CHANNELS_ALL": channels, "D_STATE": d_state, "U_ROW": u.stride(1), "DELTA_ROW": delta.stride(1),
-        "UNROLL": cut.unroll, "SOFTPLUS": delta_softplus, "HAS_BIAS": bias is not None,
-        "STAGE": max(cut.unroll, min(32, 512 // d_tile)), "CHANNELS": cut.channels, "D_TILE": d_tile,
-        "LANES": lanes, "num_warps": 1, "maxnreg": 128,
+        "CHANNELS_ALL": channels, "D_STATE": d_state, "GROUPS": groups,
+        "DELTA_ROW": delta.stride(1), "UNROLL": cut.unroll, "SOFTPLUS": delta_softplus,
+        "HAS_BIAS": bias is not None, "HAS_RESETS": resets is not None, "FLIP": reverse,
+        "ROUGH": u.dtype != torch.float32,
+        "STAGE": _stage(cut, d_tile), "CHANNELS": cut.channels, "D_TILE": d_tile, "LANES": lanes,
+        "TILES": _tiles(d_tile, lanes), "num_warps": 1, "maxnreg": cut.registers,
     }  # fmt: skip
     if chunks > 1:
         states, sums = (u.new_empty(shape, dtype=torch.float32) for shape in _chunk_shapes(batch, chunks, A))
-        chunk_ends[grid](u, delta, A2, B, bias, states, sums, length, cut.chunk, chunks, **shared)
-        pass_states(states, sums, A2, initial_state, reverse=False)
+        chunk_ends[(batch * (chunks - 1) * blocks,)](
+            u, delta, A2, B, None, bias, resets, states, sums, length, cut.chunk, chunks,
+            ROW=u.stride(1), Z_ROW=0, FIXED=B.dim() == 2, HAS_Z=False, ADJOINT=False, **shared,
+        )  # fmt: skip
+        pass_states(states, sums, A2, initial_state, resets is not None, reverse=False)
     else:
         states = None if initial_state is None else initial_state.float().contiguous()
     y = torch.empty((batch, length, channels), dtype=u.dtype, device=u.device)
     final = u.new_empty((batch, channels, d_state), dtype=torch.float32)
     kept = u.new_empty(kept_shape(u, A) if keep else (0, 0, 0, 0), dtype=kept_dtype(u))
-    outputs[grid](
-        u, delta, A2, B, C, D, z, bias, states, y, final, kept, length, cut.chunk, chunks,
-        Z_ROW=0 if z is None else z.stride(1), KEEP=INTERVAL if keep else 0, HAS_START=states is not None,
-        HAS_D=D is not None, HAS_Z=z is not None, **shared,
+    outputs[(batch * chunks * blocks,)](
+        u, delta, A2, B, C, D, z, bias, resets, states, y, final, kept, length, cut.chunk, chunks,
+        U_ROW=u.stride(1), Z_ROW=0 if z is None else z.stride(1), B_FIXED=B.dim() == 2, C_FIXED=C.dim() == 2,
+        KEEP=INTERVAL if keep else 0,
+        HAS_START=states is not None, HAS_D=D is not None, HAS_Z=z is not None, **shared,
     )  # fmt: skip
     return y, final, kept
+
+
+def _stage(cut: Cut, d_tile: int) -> int:
+    """Steps whose B and C wait in shared memory."""
+    return max(cut.unroll, min(32, 512 // d_tile))
+
+
+def _tiles(d_tile: int, lanes: int) -> int:
+    """Groups of states, four to a thread each."""
+    return max(d_tile // lanes // 4, 1)
+
+
+def _groups(B: Tensor, C: Tensor) -> int:
+    """Of B and C alike; a matrix that is fixed in time has one row for each channel anyway."""
+    return max(matrix.shape[2] if matrix.dim() == 4 else 1 for matrix in (B, C))
 
 
 def _chunk_shapes(batch: int, chunks: int, A: Tensor) -> tuple[tuple[int, ...], ...]:
     return (batch, chunks, *A.shape), (batch, chunks, A.shape[0])
 
 
-def pass_states(states: Tensor, sums: Tensor, A2: Tensor, start: Tensor | None, reverse: bool) -> None:
+def pass_states(
+    states: Tensor, sums: Tensor, A2: Tensor, start: Tensor | None, has_resets: bool, reverse: bool
+) -> None:
     """Turn the chunks' end states into the states at their starts, in place."""
     batch, chunks, channels, d_state = states.shape
     start = None if start is None else start.float().contiguous()
     grid = (triton.cdiv(channels * d_state, 32), batch)
     pass_over_chunks[grid](
-        states, sums, A2, start, chunks, CHANNELS_ALL=channels, D_STATE=d_state,
-        HAS_START=start is not None, REVERSE=reverse, BLOCK=32, UNROLL=8, num_warps=1,
+        states, sums, A2, start, chunks, CHANNELS_ALL=channels, D_STATE=d_state, HAS_START=start is not None,
+        REVERSE=reverse, HAS_RESETS=has_resets, BLOCK=32, UNROLL=8, num_warps=1,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class BackwardCut:
-    """chunk: steps of one warp; blocks: blocks of channels that it does one after the other."""
+    """channels, states: of one thread; chunk: steps of one warp; blocks: blocks of channels that it does one
+    after the other."""
 
+    channels: int
+    states: int
     chunk: int
     blocks: int
 
 
-def backward_cut(batch: int, length: int, blocks: int, processors: int) -> BackwardCut:
-    """Many blocks a warp, for fewer parts of dB and dC, and long chunks, while all warps have work."""
-    chunk, each = 512, min(blocks, 16)
-    while each > 1 and batch * triton.cdiv(length, chunk) * triton.cdiv(blocks, each) < 48 * processors:
-        each //= 2
-    while chunk > 128 and batch * triton.cdiv(length, chunk) * blocks < 16 * processors:
-        chunk //= 2
-    return BackwardCut(chunk, each)
+def backward_cut(
+    batch: int, length: int, of_group: int, groups: int, d_state: int, processors: int
+) -> BackwardCut:
+    """One warp for each of the 8 places that a multiprocessor has for this kernel.
+
+    Long chunks first, for which a warp does several blocks; this also leaves fewer parts of dB and dC.
+    """
+    channels, states = (4, 4) if d_state <= 16 else (2, 8)
+    blocks = triton.cdiv(of_group, channels * 32 // _tile(d_state, states)[1])
+    places = 8 * processors // (batch * groups)
+    sets = min(max(places // triton.cdiv(length, 8192), 1), blocks)
+    each = triton.cdiv(blocks, sets)
+    return BackwardCut(channels, states, _even_chunk(length, places // triton.cdiv(blocks, each)), each)
 
 
 def backward(
@@ -151,45 +207,65 @@ def backward(
     z: Tensor | None,
     delta_bias: Tensor | None,
     delta_softplus: bool,
+    resets: Tensor | None,
+    reverse: bool,
     kept: Tensor,
+    again: bool,
     cut: BackwardCut | None = None,
 ) -> tuple[Tensor, ...]:
-    """Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
+    """Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state, and y if `again`."""
     batch, length, channels = u.shape
     d_state = A.shape[1]
+    groups = _groups(B, C)
     dy, u, delta, z = even_rows(dy), even_rows(u), even_rows(delta), None if z is None else even_rows(z)
     B, C, A2 = B.contiguous(), C.contiguous(), (A.float() * _LOG2_E).contiguous()
     D, bias = (None if v is None else v.float().contiguous() for v in (D, delta_bias))
-    d_tile, lanes = _tile(d_state, 4)
-    blocks = triton.cdiv(channels, 4 * 32 // lanes)
-    cut = cut or backward_cut(batch, length, blocks, _processors(u.device))
+    resets = None if resets is None else resets.contiguous().view(torch.uint8)
+    cut = cut or backward_cut(batch, length, channels // groups, groups, d_state, _processors(u.device))
+    d_tile, lanes = _tile(d_state, cut.states)
     chunks = triton.cdiv(length, cut.chunk)
     shared = {
-        "CHANNELS_ALL": channels, "D_STATE": d_state, "DY_ROW": dy.stride(1), "DELTA_ROW": delta.stride(1),
+        "CHANNELS_ALL": channels, "D_STATE": d_state, "GROUPS": groups, "DELTA_ROW": delta.stride(1),
         "Z_ROW": 0 if z is None else z.stride(1), "SOFTPLUS": delta_softplus, "HAS_BIAS": bias is not None,
-        "HAS_Z": z is not None, "num_warps": 1,
+        "HAS_Z": z is not None, "HAS_RESETS": resets is not None, "FLIP": reverse, "D_TILE": d_tile,
+        "ROUGH": u.dtype != torch.float32, "num_warps": 1,
     }  # fmt: skip
     ends = None if dfinal is None else dfinal.float().contiguous()
     if chunks > 1:
         ends, sums = (u.new_empty(shape, dtype=torch.float32) for shape in _chunk_shapes(batch, chunks, A))
-        end_lanes = _tile(d_state, 16)[1]
-        adjoint_ends[(batch * chunks * triton.cdiv(channels, 2 * 32 // end_lanes),)](
-            dy, delta, A2, C, z, bias, ends, sums, length, cut.chunk, chunks,
-            UNROLL=4, CHANNELS=2, D_TILE=d_tile, LANES=end_lanes, **shared,
+        ahead = Cut(2, 16, cut.chunk, 4, 168) if d_state <= 16 else Cut(1, 32, cut.chunk, 4, 255)
+        end_lanes = _tile(d_state, ahead.states)[1]
+        end_blocks = groups * triton.cdiv(channels // groups, ahead.channels * 32 // end_lanes)
+        chunk_ends[(batch * (chunks - 1) * end_blocks,)](
+            dy, delta, A2, C, z, bias, resets, ends, sums, length, cut.chunk, chunks,
+            ROW=dy.stride(1), FIXED=C.dim() == 2, ADJOINT=True, UNROLL=ahead.unroll,
+            STAGE=_stage(ahead, d_tile), CHANNELS=ahead.channels, LANES=end_lanes,
+            TILES=_tiles(d_tile, end_lanes), maxnreg=ahead.registers, **shared,
         )  # fmt: skip
-        pass_states(ends, sums, A2, dfinal, reverse=True)
-    sets = triton.cdiv(blocks, cut.blocks)
+        pass_states(ends, sums, A2, dfinal, resets is not None, reverse=True)
+    sets = triton.cdiv(triton.cdiv(channels // groups, cut.channels * 32 // lanes), cut.blocks)
     du, ddelta = (torch.empty((batch, length, channels), dtype=v.dtype, device=u.device) for v in (u, delta))
     dz = None if z is None else torch.empty((batch, length, channels), dtype=z.dtype, device=u.device)
+    y = torch.empty((batch, length, channels) if again else 0, dtype=u.dtype, device=u.device)
     dA, dstart = (u.new_empty((batch, k, channels, d_state), dtype=torch.float32) for k in (chunks, 1))
-    dB, dC = (u.new_empty((sets, batch, length, d_state), dtype=torch.float32) for _ in range(2))
+    dB, dC = (
+        u.new_empty((sets, *matrix.shape) if matrix.dim() == 4 else dA.shape, dtype=torch.float32)
+        for matrix in (B, C)
+    )
     dD, dbias = (u.new_empty((batch, chunks, channels), dtype=torch.float32) for _ in range(2))
-    gradients[(batch * chunks * sets,)](
-        dy, u, delta, A2, B, C, D, z, bias, kept, ends,
-        du, ddelta, dA, dB, dC, dD, dz, dbias, dstart, length, cut.chunk, chunks,
-        U_ROW=u.stride(1), HAS_D=D is not None, HAS_ENDS=ends is not None, KEEP=INTERVAL, GROUP=GROUP,
-        SUBS=cut.blocks, D_TILE=d_tile, LANES=lanes, **shared,
+    gradients[(batch * chunks * sets * groups,)](
+        dy, u, delta, A2, B, C, D, z, bias, resets, kept, ends,
+        du, ddelta, dA, dB, dC, dD, dz, dbias, dstart, y, length, cut.chunk, chunks,
+        DY_ROW=dy.stride(1), U_ROW=u.stride(1), B_FIXED=B.dim() == 2, C_FIXED=C.dim() == 2,
+        HAS_D=D is not None, HAS_ENDS=ends is not None, AGAIN=again, KEEP=INTERVAL, GROUP=GROUP,
+        SUBS=cut.blocks, CHANNELS=cut.channels, LANES=lanes, **shared,
     )  # fmt: skip
-    dB, dC = (part[0] if sets == 1 else part.sum(0) for part in (dB, dC))
+    dB, dC = (_added_up(part, matrix) for part, matrix in ((dB, B), (dC, C)))
     dA, dD, dbias = (part.sum((0, 1)) for part in (dA, dD, dbias))
-    return du, ddelta, dA, dB, dC, dD, u.new_empty(0) if dz is None else dz, dbias, dstart[:, 0]
+    return du, ddelta, dA, dB, dC, dD, u.new_empty(0) if dz is None else dz, dbias, dstart[:, 0], y
+
+
+def _added_up(parts: Tensor, matrix: Tensor) -> Tensor:
+    if matrix.dim() == 2:
+        return parts.sum((0, 1))
+    return parts[0] if len(parts) == 1 else parts.sum(0)

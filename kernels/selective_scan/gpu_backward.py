@@ -1,7 +1,8 @@
 """Backward kernels of the selective scan for NVIDIA GPUs.
 
-1. `adjoint_ends`: the gradient that each chunk sends to the state before it, from nothing behind it.
-2. `pass_over_chunks` (forward file), reversed: the gradient that reaches each chunk's end state.
+1. `chunk_ends` (forward file) of dy and C: the gradient that each chunk sends to the state before it, from
+   nothing behind it.
+2. `pass_over_chunks`, reversed: the gradient that reaches each chunk's end state.
 3. `gradients`: each chunk, walked back interval by interval. An interval starts from a state that the forward
    pass kept, recomputes the states at every `GROUP`th step into shared memory and those of one group into
    registers.
@@ -15,14 +16,19 @@ one after the other, and adds up their parts of dB and dC itself: no atomics, an
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from ssm_seq.kernels.selective_scan.gpu_forward import (
+from ssm_seq.kernels.selective_scan.gpu_parts import (
     LINE,
     TABLE,
     exp2,
+    fetch,
+    first_row,
     matrix_layout,
+    matrix_rows,
+    no_step,
     sigmoid,
     step_size,
     tile_layout,
+    walk,
 )
 
 CUBE = gl.constexpr(
@@ -30,67 +36,27 @@ CUBE = gl.constexpr(
 )  # shared memory as tables one after the other
 
 
-@gluon.jit(do_not_specialize=["length", "chunk_steps", "chunks"])
-def adjoint_ends(
-    dy, delta, A2, C, z, bias, states, sums, length, chunk_steps, chunks,
-    CHANNELS_ALL: gl.constexpr, D_STATE: gl.constexpr, DY_ROW: gl.constexpr, DELTA_ROW: gl.constexpr,
-    Z_ROW: gl.constexpr, UNROLL: gl.constexpr, SOFTPLUS: gl.constexpr, HAS_BIAS: gl.constexpr,
-    HAS_Z: gl.constexpr, CHANNELS: gl.constexpr, D_TILE: gl.constexpr, LANES: gl.constexpr,
-):  # fmt: skip
-    """states (batch, chunks, channels, d_state), sums (batch, chunks, channels)."""
-    LAYOUT: gl.constexpr = tile_layout(CHANNELS, D_TILE, LANES)
-    BLOCK: gl.constexpr = CHANNELS * 32 // LANES
-    blocks: gl.constexpr = (CHANNELS_ALL + BLOCK - 1) // BLOCK
-    pid = gl.program_id(0)
-    rest = pid // blocks
-    c = (pid % blocks) * BLOCK + gl.arange(0, BLOCK, gl.SliceLayout(1, LAYOUT))
-    n = gl.arange(0, D_TILE, gl.SliceLayout(0, LAYOUT))
-    in_c, in_n = c < CHANNELS_ALL, n < D_STATE
-    in_tile = gl.expand_dims(in_c, 1) & gl.expand_dims(in_n, 0)
-    offsets = gl.expand_dims(c, 1) * D_STATE + gl.expand_dims(n, 0)
-    decay_rate = gl.load(A2 + offsets, mask=in_tile, other=0.0)
-    offset = gl.zeros([BLOCK], gl.float32, gl.SliceLayout(1, LAYOUT))
-    if HAS_BIAS:
-        offset = gl.load(bias + c, mask=in_c, other=0.0)
-    first = (rest % chunks) * chunk_steps
-    row = (rest // chunks).to(gl.int64) * length + first
-    steps = gl.minimum(length - first, chunk_steps)
-    g = gl.zeros([BLOCK, D_TILE], gl.float32, LAYOUT)
-    total = gl.zeros([BLOCK], gl.float32, gl.SliceLayout(1, LAYOUT))
-    rounds = (steps + UNROLL - 1) // UNROLL
-    for back in range(0, rounds):
-        t = (rounds - 1 - back) * UNROLL
-        for j in gl.static_range(UNROLL):
-            i = t + UNROLL - 1 - j
-            valid = i < steps
-            step = gl.load(delta + (row + i) * DELTA_ROW + c, mask=in_c & valid, other=0.0)
-            grad = gl.load(dy + (row + i) * DY_ROW + c, mask=in_c & valid, other=0.0).to(gl.float32)
-            matrix = gl.load(C + (row + i) * D_STATE + n, mask=in_n & valid, other=0.0).to(gl.float32)
-            if HAS_Z:
-                gate = gl.load(z + (row + i) * Z_ROW + c, mask=in_c & valid, other=0.0).to(gl.float32)
-                grad *= gate * sigmoid(gate)
-            step = step_size(step, offset, valid, SOFTPLUS)
-            total += step
-            decay = exp2(gl.expand_dims(step, 1) * decay_rate)
-            g = (g + gl.expand_dims(grad, 1) * gl.expand_dims(matrix, 0)) * decay
-    gl.store(states + rest.to(gl.int64) * (CHANNELS_ALL * D_STATE) + offsets, g, mask=in_tile)
-    gl.store(sums + rest.to(gl.int64) * CHANNELS_ALL + c, total, mask=in_c)
-
-
 @gluon.jit
-def _stage(steps_s, scaled_s, j, raw_delta, raw_u, offset, valid, SOFTPLUS: gl.constexpr):
+def _stage(
+    steps_s, scaled_s, j, raw_delta, raw_u, offset, valid, SOFTPLUS: gl.constexpr, ROUGH: gl.constexpr
+):
     """The steps of group j and what they take in, from registers into shared memory."""
-    step = step_size(raw_delta, offset, valid, SOFTPLUS)
+    step = step_size(raw_delta, offset, valid, SOFTPLUS, ROUGH)
     steps_s.index(j).store(step)
     scaled_s.index(j).store(step * raw_u.to(gl.float32))
 
 
 @gluon.jit
-def _advance(x, steps_r, scaled_r, B_r, i, decay_rate, over_d: gl.constexpr, over_c: gl.constexpr):
-    """One step of the recurrence."""
+def _advance(x, steps_r, scaled_r, B_i, i, decay_rate, over_d: gl.constexpr):
+    """The state after one step of the recurrence."""
     decay = exp2(gl.expand_dims(steps_r.index(i).load(over_d), 1) * decay_rate)
-    taken = gl.expand_dims(scaled_r.index(i).load(over_d), 1)
-    return decay * x + taken * gl.expand_dims(B_r.index(i).load(over_c), 0)
+    return decay * x + gl.expand_dims(scaled_r.index(i).load(over_d), 1) * B_i
+
+
+@gluon.jit
+def _unless_reset(x, resets, row, t, steps, FLIP: gl.constexpr):
+    reset = gl.load(resets + row + walk(t, FLIP), mask=t < steps, other=0) != 0
+    return gl.where(reset, 0.0, x)
 
 
 @gluon.jit
@@ -114,43 +80,55 @@ def _collect(parts_s, layout: gl.constexpr, result: gl.constexpr):
 
 @gluon.jit(do_not_specialize=["length", "chunk_steps", "chunks"])
 def gradients(
-    dy, u, delta, A2, B, C, D, z, bias, kept, ends,
-    du, ddelta, dA, dB, dC, dD, dz, dbias, dstart, length, chunk_steps, chunks,
-    CHANNELS_ALL: gl.constexpr, D_STATE: gl.constexpr, DY_ROW: gl.constexpr, U_ROW: gl.constexpr,
-    DELTA_ROW: gl.constexpr, Z_ROW: gl.constexpr, SOFTPLUS: gl.constexpr, HAS_BIAS: gl.constexpr,
-    HAS_D: gl.constexpr, HAS_Z: gl.constexpr, HAS_ENDS: gl.constexpr,
-    KEEP: gl.constexpr, GROUP: gl.constexpr, SUBS: gl.constexpr,
+    dy, u, delta, A2, B, C, D, z, bias, resets, kept, ends,
+    du, ddelta, dA, dB, dC, dD, dz, dbias, dstart, y, length, chunk_steps, chunks,
+    CHANNELS_ALL: gl.constexpr, D_STATE: gl.constexpr, GROUPS: gl.constexpr,
+    DY_ROW: gl.constexpr, U_ROW: gl.constexpr, DELTA_ROW: gl.constexpr, Z_ROW: gl.constexpr,
+    B_FIXED: gl.constexpr, C_FIXED: gl.constexpr, SOFTPLUS: gl.constexpr, HAS_BIAS: gl.constexpr,
+    HAS_D: gl.constexpr, HAS_Z: gl.constexpr, HAS_RESETS: gl.constexpr, HAS_ENDS: gl.constexpr,
+    FLIP: gl.constexpr, AGAIN: gl.constexpr, ROUGH: gl.constexpr,
+    KEEP: gl.constexpr, GROUP: gl.constexpr, SUBS: gl.constexpr, CHANNELS: gl.constexpr,
     D_TILE: gl.constexpr, LANES: gl.constexpr,
 ):  # fmt: skip
     """dA (batch, chunks, channels, d_state), dD, dbias (batch, chunks, channels), for the caller to add up.
 
-    dB, dC (sets, batch, length, d_state), likewise. A thread holds 4 channels; LANES lanes share them.
+    dB, dC (sets, batch, length, groups, d_state), likewise, or like dA where fixed in time. AGAIN: y, too.
     """
     OTHERS: gl.constexpr = 32 // LANES
-    BLOCK: gl.constexpr = 4 * OTHERS
-    WIDE: gl.constexpr = min(D_TILE, 4)
-    LAYOUT: gl.constexpr = tile_layout(4, D_TILE, LANES)
+    BLOCK: gl.constexpr = CHANNELS * OTHERS
+    WIDE: gl.constexpr = min(max(GROUP * D_TILE // 32, 1), D_TILE, 4)
+    ACROSS: gl.constexpr = min(D_TILE // WIDE, 32)
+    LAYOUT: gl.constexpr = tile_layout(CHANNELS, D_TILE, LANES)
     MATRIX: gl.constexpr = matrix_layout(D_TILE)
-    SEQUENCE: gl.constexpr = gl.BlockedLayout([1, 4], [LANES, OTHERS], [1, 1], [1, 0])  # (steps, channels)
+    WIDTH: gl.constexpr = max(GROUP * BLOCK // 32, 1)
+    SEQUENCE: gl.constexpr = gl.BlockedLayout(
+        [1, WIDTH], [32 * WIDTH // BLOCK, BLOCK // WIDTH], [1, 1], [1, 0]
+    )
     # Of sums before their last addition, over what is in the middle.
-    CHANNEL_PARTS: gl.constexpr = gl.BlockedLayout([1, LANES, 4], [LANES, 1, OTHERS], [1, 1, 1], [2, 1, 0])
-    MATRIX_PARTS: gl.constexpr = gl.BlockedLayout([1, OTHERS, WIDE], [OTHERS, 1, LANES], [1, 1, 1], [2, 1, 0])
-    blocks: gl.constexpr = (CHANNELS_ALL + BLOCK - 1) // BLOCK
-    sets: gl.constexpr = (blocks + SUBS - 1) // SUBS
-    groups: gl.constexpr = KEEP // GROUP
+    CHANNEL_PARTS: gl.constexpr = gl.BlockedLayout(
+        [1, LANES, WIDTH], [32 * WIDTH // BLOCK, 1, BLOCK // WIDTH], [1, 1, 1], [2, 1, 0]
+    )
+    MATRIX_PARTS: gl.constexpr = gl.BlockedLayout(
+        [1, OTHERS, WIDE], [32 // ACROSS, 1, ACROSS], [1, 1, 1], [2, 1, 0]
+    )
+    PRODUCTS: gl.constexpr = gl.BlockedLayout([1, WIDE], [32 // ACROSS, ACROSS], [1, 1], [1, 0])
+    of_group: gl.constexpr = CHANNELS_ALL // GROUPS
+    sets: gl.constexpr = ((of_group + BLOCK - 1) // BLOCK + SUBS - 1) // SUBS
+    rounds: gl.constexpr = KEEP // GROUP
     over_d: gl.constexpr = gl.SliceLayout(1, LAYOUT)
     over_c: gl.constexpr = gl.SliceLayout(0, LAYOUT)
-    steps_s = gl.allocate_shared_memory(gl.float32, [groups, GROUP, BLOCK], TABLE)
-    scaled_s = gl.allocate_shared_memory(gl.float32, [groups, GROUP, BLOCK], TABLE)
+    M_ROW: gl.constexpr = GROUPS * D_STATE
+    steps_s = gl.allocate_shared_memory(gl.float32, [rounds, GROUP, BLOCK], TABLE)
+    scaled_s = gl.allocate_shared_memory(gl.float32, [rounds, GROUP, BLOCK], TABLE)
     grads_s = gl.allocate_shared_memory(gl.float32, [GROUP, BLOCK], TABLE)
     B_s = gl.allocate_shared_memory(gl.float32, [KEEP, D_TILE], TABLE)
     C_s = gl.allocate_shared_memory(gl.float32, [KEEP, D_TILE], TABLE)
-    states_s = gl.allocate_shared_memory(gl.float32, [groups - 1, BLOCK, D_TILE], TABLE)
+    states_s = gl.allocate_shared_memory(kept.dtype.element_ty, [rounds - 1, BLOCK, D_TILE], TABLE)
     out_parts = gl.allocate_shared_memory(gl.float32, [GROUP, LANES, BLOCK], TABLE)
     scaled_parts = gl.allocate_shared_memory(gl.float32, [GROUP, LANES, BLOCK], TABLE)
     exponent_parts = gl.allocate_shared_memory(gl.float32, [GROUP, LANES, BLOCK], TABLE)
-    dB_parts = gl.allocate_shared_memory(gl.float32, [GROUP, 32 // LANES, D_TILE], TABLE)
-    dC_parts = gl.allocate_shared_memory(gl.float32, [GROUP, 32 // LANES, D_TILE], TABLE)
+    dB_parts = gl.allocate_shared_memory(gl.float32, [GROUP, OTHERS, D_TILE], TABLE)
+    dC_parts = gl.allocate_shared_memory(gl.float32, [GROUP, OTHERS, D_TILE], TABLE)
     steps_r = steps_s._reinterpret(gl.float32, [KEEP, BLOCK], LINE)
     scaled_r = scaled_s._reinterpret(gl.float32, [KEEP, BLOCK], LINE)
     grads_r = grads_s._reinterpret(gl.float32, [GROUP, BLOCK], LINE)
@@ -159,31 +137,33 @@ def gradients(
     out_cube = out_parts._reinterpret(gl.float32, [GROUP, LANES, BLOCK], CUBE)
     scaled_cube = scaled_parts._reinterpret(gl.float32, [GROUP, LANES, BLOCK], CUBE)
     exponent_cube = exponent_parts._reinterpret(gl.float32, [GROUP, LANES, BLOCK], CUBE)
-    dB_cube = dB_parts._reinterpret(gl.float32, [GROUP, 32 // LANES, D_TILE], CUBE)
-    dC_cube = dC_parts._reinterpret(gl.float32, [GROUP, 32 // LANES, D_TILE], CUBE)
+    dB_cube = dB_parts._reinterpret(gl.float32, [GROUP, OTHERS, D_TILE], CUBE)
+    dC_cube = dC_parts._reinterpret(gl.float32, [GROUP, OTHERS, D_TILE], CUBE)
 
     pid = gl.program_id(0)
     set_ = pid % sets
-    rest = pid // sets
+    group = pid // sets % GROUPS
+    rest = pid // (sets * GROUPS)
     chunk = rest % chunks
     b = (rest // chunks).to(gl.int64)
     first = chunk * chunk_steps
-    row = b * length + first
+    row = first_row(b, length, first, FLIP)
     steps = gl.minimum(length - first, chunk_steps)
     intervals = (steps + KEEP - 1) // KEEP
     n = gl.arange(0, D_TILE, over_c)
-    part = set_.to(gl.int64) * ((gl.num_programs(0) // (sets * chunks)) * length.to(gl.int64))
-    i_k = gl.arange(0, KEEP, gl.SliceLayout(1, MATRIX))
+    B += group * D_STATE
+    C += group * D_STATE
+    part = set_.to(gl.int64) * ((gl.num_programs(0) // (sets * GROUPS * chunks)) * length.to(gl.int64))
     i_g = gl.arange(0, GROUP, gl.SliceLayout(1, SEQUENCE))
-    i_m = gl.arange(0, GROUP, gl.SliceLayout(1, MATRIX))
-    n_m = gl.arange(0, D_TILE, gl.SliceLayout(0, MATRIX))
+    i_m = gl.arange(0, GROUP, gl.SliceLayout(1, PRODUCTS))
+    n_m = gl.arange(0, D_TILE, gl.SliceLayout(0, PRODUCTS))
     for sub in range(SUBS):
-        c0 = (set_ * SUBS + sub) * BLOCK
+        c0 = group * of_group + (set_ * SUBS + sub) * BLOCK
         c = c0 + gl.arange(0, BLOCK, over_d)
         c_p = c0 + gl.arange(0, BLOCK, gl.SliceLayout(0, SEQUENCE))
-        in_c_p = c_p < CHANNELS_ALL
+        in_c_p = c_p < (group + 1) * of_group
         columns = gl.expand_dims(c_p, 0)
-        in_tile = gl.expand_dims(c < CHANNELS_ALL, 1) & gl.expand_dims(n < D_STATE, 0)
+        in_tile = gl.expand_dims(c < (group + 1) * of_group, 1) & gl.expand_dims(n < D_STATE, 0)
         offsets = gl.expand_dims(c, 1) * D_STATE + gl.expand_dims(n, 0)
         decay_rate = gl.load(A2 + offsets, mask=in_tile, other=0.0)
         skip = gl.zeros([BLOCK], gl.float32, gl.SliceLayout(0, SEQUENCE))
@@ -197,78 +177,124 @@ def gradients(
         skip, offset = gl.expand_dims(skip, 0), gl.expand_dims(offset, 0)
         g = gl.zeros([BLOCK, D_TILE], gl.float32, LAYOUT)
         dA_sum = g
+        if B_FIXED:
+            B_tile = gl.load(B + offsets, mask=in_tile, other=0.0).to(gl.float32)
+            dB_sum = g
+        if C_FIXED:
+            C_tile = gl.load(C + offsets, mask=in_tile, other=0.0).to(gl.float32)
+            dC_sum = g
         if HAS_ENDS:
             g = gl.load(
                 ends + rest.to(gl.int64) * (CHANNELS_ALL * D_STATE) + offsets, mask=in_tile, other=0.0
             )
         for back in range(0, intervals):
             t = (intervals - 1 - back) * KEEP
-            in_k = gl.expand_dims(t + i_k < steps, 1) & gl.expand_dims(n_m < D_STATE, 0)
-            offsets_k = gl.expand_dims(row + t + i_k, 1) * D_STATE + gl.expand_dims(n_m, 0)
-            B_k = gl.load(B + offsets_k, mask=in_k, other=0.0)
-            C_k = gl.load(C + offsets_k, mask=in_k, other=0.0)
+            fetch(delta, row, t - KEEP, steps, c0, DELTA_ROW, FLIP, KEEP, BLOCK)
+            fetch(u, row, t - KEEP, steps, c0, U_ROW, FLIP, KEEP, BLOCK)
+            fetch(dy, row, t - KEEP, steps, c0, DY_ROW, FLIP, KEEP, BLOCK)
+            if HAS_Z:
+                fetch(z, row, t - KEEP, steps, c0, Z_ROW, FLIP, KEEP, BLOCK)
+            if not B_FIXED:
+                B_k = matrix_rows(B, row, t, steps, M_ROW, D_STATE, FLIP, KEEP, D_TILE, MATRIX)
+            if not C_FIXED:
+                C_k = matrix_rows(C, row, t, steps, M_ROW, D_STATE, FLIP, KEEP, D_TILE, MATRIX)
             valid = gl.expand_dims(t + i_g < steps, 1) & gl.expand_dims(in_c_p, 0)
-            rows = gl.expand_dims(row + t + i_g, 1)
-            raw_delta = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=0.0)
+            rows = gl.expand_dims(row + walk(t + i_g, FLIP), 1)
+            raw_delta = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=no_step(SOFTPLUS))
             raw_u = gl.load(u + rows * U_ROW + columns, mask=valid, other=0.0)
             interval = b * ((length + KEEP - 1) // KEEP) + (first + t) // KEEP
+            earlier = gl.maximum(interval - 1, 0)
+            fetch(kept, earlier, 0, 1, c0 * D_STATE, CHANNELS_ALL * D_STATE, False, 1, BLOCK * D_TILE)
             x = gl.load(kept + interval * (CHANNELS_ALL * D_STATE) + offsets, mask=in_tile, other=0.0)
             x = x.to(gl.float32)
-            B_s.store(B_k.to(gl.float32))
-            C_s.store(C_k.to(gl.float32))
-            for j in range(0, groups - 1):
-                _stage(steps_s, scaled_s, j, raw_delta, raw_u, offset, valid, SOFTPLUS)
+            if not B_FIXED:
+                B_s.store(B_k.to(gl.float32))
+            if not C_FIXED:
+                C_s.store(C_k.to(gl.float32))
+            for j in range(0, rounds - 1):
+                _stage(steps_s, scaled_s, j, raw_delta, raw_u, offset, valid, SOFTPLUS, ROUGH)
                 valid = gl.expand_dims(t + (j + 1) * GROUP + i_g < steps, 1) & gl.expand_dims(in_c_p, 0)
-                rows = gl.expand_dims(row + t + (j + 1) * GROUP + i_g, 1)
-                raw_delta = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=0.0)
+                rows = gl.expand_dims(row + walk(t + (j + 1) * GROUP + i_g, FLIP), 1)
+                raw_delta = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=no_step(SOFTPLUS))
                 raw_u = gl.load(u + rows * U_ROW + columns, mask=valid, other=0.0)
-                states_s.index(j).store(x)
+                states_s.index(j).store(x.to(kept.dtype.element_ty))
                 for k in gl.static_range(GROUP):
-                    x = _advance(x, steps_r, scaled_r, B_r, j * GROUP + k, decay_rate, over_d, over_c)
-            _stage(steps_s, scaled_s, groups - 1, raw_delta, raw_u, offset, valid, SOFTPLUS)
-            for jj in range(0, groups):
-                j = groups - 1 - jj
+                    i = j * GROUP + k
+                    if HAS_RESETS:
+                        x = _unless_reset(x, resets, row, t + i, steps, FLIP)
+                    if B_FIXED:
+                        B_i = B_tile
+                    else:
+                        B_i = gl.expand_dims(B_r.index(i).load(over_c), 0)
+                    x = _advance(x, steps_r, scaled_r, B_i, i, decay_rate, over_d)
+            _stage(steps_s, scaled_s, rounds - 1, raw_delta, raw_u, offset, valid, SOFTPLUS, ROUGH)
+            for jj in range(0, rounds):
+                j = rounds - 1 - jj
                 t_j = t + j * GROUP
                 valid = gl.expand_dims(t_j + i_g < steps, 1) & gl.expand_dims(in_c_p, 0)
-                rows = gl.expand_dims(row + t_j + i_g, 1)
-                raw_delta = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=0.0)
+                rows = gl.expand_dims(row + walk(t_j + i_g, FLIP), 1)
+                raw_delta = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=no_step(SOFTPLUS))
                 raw_u = gl.load(u + rows * U_ROW + columns, mask=valid, other=0.0)
                 raw_dy = gl.load(dy + rows * DY_ROW + columns, mask=valid, other=0.0)
                 if HAS_Z:
                     raw_z = gl.load(z + rows * Z_ROW + columns, mask=valid, other=0.0)
                 xs = (x,)
                 for k in gl.static_range(GROUP):
-                    x = _advance(x, steps_r, scaled_r, B_r, j * GROUP + k, decay_rate, over_d, over_c)
+                    i = j * GROUP + k
+                    if HAS_RESETS:
+                        x = _unless_reset(x, resets, row, t + i, steps, FLIP)
+                    if B_FIXED:
+                        B_i = B_tile
+                    else:
+                        B_i = gl.expand_dims(B_r.index(i).load(over_c), 0)
+                    x = _advance(x, steps_r, scaled_r, B_i, i, decay_rate, over_d)
                     xs = xs + (x,)
                 grad = raw_dy.to(gl.float32)
                 if HAS_Z:
                     gate = raw_z.to(gl.float32)
-                    open_ = sigmoid(gate)
+                    open_ = sigmoid(gate, ROUGH)
                     grad *= gate * open_
                 grads_s.store(grad)
                 in_m = gl.expand_dims(t_j + i_m < steps, 1) & gl.expand_dims(n_m < D_STATE, 0)
-                at = gl.expand_dims(part + row + t_j + i_m, 1) * D_STATE + gl.expand_dims(n_m, 0)
-                dB_before = gl.load(dB + at, mask=in_m & (sub > 0), other=0.0)
-                dC_before = gl.load(dC + at, mask=in_m & (sub > 0), other=0.0)
+                at = gl.expand_dims(part + row + walk(t_j + i_m, FLIP), 1) * M_ROW
+                at += group * D_STATE + gl.expand_dims(n_m, 0)
+                if not B_FIXED:
+                    dB_before = gl.load(dB + at, mask=in_m & (sub > 0), other=0.0)
+                if not C_FIXED:
+                    dC_before = gl.load(dC + at, mask=in_m & (sub > 0), other=0.0)
                 for k in gl.static_range(GROUP - 1, -1, -1):
                     i = j * GROUP + k
                     step_i = gl.expand_dims(steps_r.index(i).load(over_d), 1)
                     scaled_i = gl.expand_dims(scaled_r.index(i).load(over_d), 1)
                     grad_i = gl.expand_dims(grads_r.index(k).load(over_d), 1)
-                    B_i = gl.expand_dims(B_r.index(i).load(over_c), 0)
-                    C_i = gl.expand_dims(C_r.index(i).load(over_c), 0)
+                    if B_FIXED:
+                        B_i = B_tile
+                    else:
+                        B_i = gl.expand_dims(B_r.index(i).load(over_c), 0)
+                    if C_FIXED:
+                        C_i = C_tile
+                        dC_sum += grad_i * xs[k + 1]
+                    else:
+                        C_i = gl.expand_dims(C_r.index(i).load(over_c), 0)
+                        _over_channels(dC_parts.index(k), grad_i * xs[k + 1], BLOCK, D_TILE, LANES)
                     g += grad_i * C_i
-                    _over_channels(dC_parts.index(k), grad_i * xs[k + 1], BLOCK, D_TILE, LANES)
-                    _over_channels(dB_parts.index(k), scaled_i * g, BLOCK, D_TILE, LANES)
-                    if HAS_Z:
+                    if B_FIXED:
+                        dB_sum += scaled_i * g
+                    else:
+                        _over_channels(dB_parts.index(k), scaled_i * g, BLOCK, D_TILE, LANES)
+                    if HAS_Z or AGAIN:
                         _over_d_state(out_parts.index(k), xs[k + 1] * C_i, BLOCK, D_TILE, LANES)
                     _over_d_state(scaled_parts.index(k), g * B_i, BLOCK, D_TILE, LANES)
                     g *= exp2(step_i * decay_rate)
+                    if HAS_RESETS:
+                        g = _unless_reset(g, resets, row, t + i, steps, FLIP)
                     change = g * xs[k]
                     _over_d_state(exponent_parts.index(k), change * decay_rate, BLOCK, D_TILE, LANES)
                     dA_sum += change * step_i
-                gl.store(dB + at, dB_before + _collect(dB_cube, MATRIX_PARTS, MATRIX), mask=in_m)
-                gl.store(dC + at, dC_before + _collect(dC_cube, MATRIX_PARTS, MATRIX), mask=in_m)
+                if not B_FIXED:
+                    gl.store(dB + at, dB_before + _collect(dB_cube, MATRIX_PARTS, PRODUCTS), mask=in_m)
+                if not C_FIXED:
+                    gl.store(dC + at, dC_before + _collect(dC_cube, MATRIX_PARTS, PRODUCTS), mask=in_m)
 
                 dscaled = _collect(scaled_cube, CHANNEL_PARTS, SEQUENCE)
                 value = raw_u.to(gl.float32)
@@ -276,19 +302,28 @@ def gradients(
                     dscaled * value + _collect(exponent_cube, CHANNEL_PARTS, SEQUENCE) * 0.6931471805599453
                 )
                 if SOFTPLUS:
-                    dstep *= sigmoid(raw_delta.to(gl.float32) + offset)
+                    dstep *= sigmoid(raw_delta.to(gl.float32) + offset, ROUGH)
                 gl.store(ddelta + rows * CHANNELS_ALL + columns, dstep, mask=valid)
                 dbias_sum += gl.where(valid, dstep, 0.0)
-                if HAS_Z:
+                if HAS_Z or AGAIN:
                     out = _collect(out_cube, CHANNEL_PARTS, SEQUENCE) + skip * value
+                if HAS_Z:
                     dgate = raw_dy.to(gl.float32) * out * open_ * (1.0 + gate * (1.0 - open_))
                     gl.store(dz + rows * CHANNELS_ALL + columns, dgate, mask=valid)
+                    out *= gate * open_
+                if AGAIN:
+                    gl.store(y + rows * CHANNELS_ALL + columns, out, mask=valid)
                 dD_sum += grad * value
-                dvalue = dscaled * step_size(raw_delta, offset, valid, SOFTPLUS) + grad * skip
+                dvalue = dscaled * steps_s.index(j).load(SEQUENCE) + grad * skip
                 gl.store(du + rows * CHANNELS_ALL + columns, dvalue, mask=valid)
-                x = states_s.index(gl.maximum(j - 1, 0)).load(LAYOUT)
+                x = states_s.index(gl.maximum(j - 1, 0)).load(LAYOUT).to(gl.float32)
 
-        gl.store(dA + rest.to(gl.int64) * (CHANNELS_ALL * D_STATE) + offsets, dA_sum, mask=in_tile)
+        tile = rest.to(gl.int64) * (CHANNELS_ALL * D_STATE) + offsets
+        gl.store(dA + tile, dA_sum, mask=in_tile)
+        if B_FIXED:
+            gl.store(dB + tile, dB_sum, mask=in_tile)
+        if C_FIXED:
+            gl.store(dC + tile, dC_sum, mask=in_tile)
         gl.store(dD + rest.to(gl.int64) * CHANNELS_ALL + c_p, gl.sum(dD_sum, axis=0), mask=in_c_p)
         gl.store(dbias + rest.to(gl.int64) * CHANNELS_ALL + c_p, gl.sum(dbias_sum, axis=0), mask=in_c_p)
         if chunk == 0:
