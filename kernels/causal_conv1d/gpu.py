@@ -32,8 +32,9 @@ class Cut:
 
 
 def _cut(x: Tensor, per_thread: int, unroll: int, warps: int, longest: int, registers: int) -> Cut:
-    """Spans as long as they can be while every multiprocessor has 16 warps."""
+    """Spans as long as they can be while every multiprocessor has 16 warps. unroll: of 2-byte elements."""
     batch, length, channels = x.shape
+    unroll = 2 * unroll // x.element_size()
     block = min(32 * per_thread, triton.next_power_of_2(channels))
     rows = 32 * per_thread * warps // block
     span = longest

@@ -178,6 +178,73 @@ def test_what_does_not_fit_is_named(name, value, message):
         causal_conv1d(**arguments)
 
 
+@pytest.mark.gpu
+def test_the_cut_changes_rounding_only():
+    from ssm_seq.kernels.causal_conv1d import gpu
+
+    arguments = conv_inputs(2, 300, 72, 4, device="cuda")
+    x, weight, bias, _, start = arguments.values()
+    expected = with_gradients(definition.causal_conv1d, in_double(arguments))
+    dy = torch.ones_like(x)
+    for cut in (gpu.Cut(1, 64, 16, 2, 1, 255), gpu.Cut(4, 32, 8, 4, 2, 128), gpu.Cut(16, 128, 32, 8, 8, 128)):
+        y, state = gpu.forward(x, weight, bias, True, start, cut=cut)
+        assert error(y, expected["y"]) < FORWARD
+        assert torch.equal(state, expected["state"].float())
+        found = gpu.backward(dy, None, x, weight, bias, True, start, cut=cut)
+        again = gpu.backward(dy, None, x, weight, bias, True, start, cut=gpu.backward_cut(x))
+        assert all(error(*pair) < GRADIENT for pair in zip(found, again, strict=True))
+
+
+@pytest.mark.gpu
+def test_a_new_length_is_no_new_kernel():
+    from ssm_seq.kernels.causal_conv1d import gpu, gpu_kernels
+
+    kernels = (gpu_kernels.forward_kernel, gpu_kernels.backward_kernel, gpu_kernels.sum_kernel)
+    counts = []
+    for length in (33, 1, 48, 5000, 1 << 17):
+        with_gradients(causal_conv1d, conv_inputs(1, length, 40, 4, device="cuda"))
+        device = torch.cuda.current_device()
+        counts.append([len(kernel.device_caches[device][0]) for kernel in kernels])
+    assert all(count == counts[0] for count in counts), counts
+    assert gpu.forward_cut(torch.empty(1, 33, 40, device="cuda")) != gpu.forward_cut(
+        torch.empty(1, 1 << 17, 40, device="cuda")
+    )
+
+
+@pytest.mark.gpu
+def test_captured_in_a_graph():
+    arguments = conv_inputs(2, 300, 64, 4, device="cuda")
+    expected = with_gradients(causal_conv1d, arguments)
+    leaf = arguments.pop("x").requires_grad_()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y, state = causal_conv1d(leaf, **arguments)
+        (dx,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
+    for tensor in (y, state, dx):
+        tensor.detach().fill_(float("nan"))
+    graph.replay()
+    assert torch.equal(y, expected["y"])
+    assert torch.equal(state, expected["state"])
+    own = causal_conv1d(leaf, **arguments)[0]
+    assert torch.equal(dx, torch.autograd.grad(own, leaf, torch.ones_like(own))[0])
+
+
+@pytest.mark.gpu
+def test_more_elements_than_32_bits_count():
+    length, channels = 2**23 + 11, 512
+    generator = torch.Generator(device="cuda").manual_seed(0)
+    x = torch.randn(1, length, channels, device="cuda", dtype=torch.bfloat16, generator=generator)
+    weight = torch.randn(channels, 4, device="cuda", generator=generator)
+    leaf, tail = x.requires_grad_(), x[:, -2000:].detach().clone().requires_grad_()
+    y, state = causal_conv1d(leaf, weight, activation="silu")
+    part, last = causal_conv1d(tail, weight, activation="silu")
+    assert torch.equal(state, last)
+    assert torch.equal(y[:, -1990:], part[:, -1990:])
+    (dx,) = torch.autograd.grad(y, leaf, x.detach())
+    (dtail,) = torch.autograd.grad(part, tail, tail.detach())
+    assert torch.equal(dx[:, -1990:], dtail[:, -1990:])
+
+
 _INTERPRETED = """
 import torch
 from kernel_cases import assert_close, with_gradients
