@@ -20,16 +20,15 @@ def _scale(values, eps, WIDTH: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def _forward_kernel(
-    x, residual, weight, normed, summed, rows, eps,
-    WIDTH: tl.constexpr, X_ROW: tl.constexpr, RESIDUAL_ROW: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
-    ROWS_: tl.constexpr, BLOCK_: tl.constexpr,
+    x, residual, weight, normed, summed, rows, eps, x_row, residual_row,
+    WIDTH: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ROWS_: tl.constexpr, BLOCK_: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS_ + tl.arange(0, ROWS_)[:, None]
     c = tl.arange(0, BLOCK_)[None, :]
     inside = (row < rows) & (c < WIDTH)
-    values = tl.load(x + row * X_ROW + c, mask=inside, other=0.0).to(tl.float32)
+    values = tl.load(x + row * x_row + c, mask=inside, other=0.0).to(tl.float32)
     if HAS_RESIDUAL:
-        values += tl.load(residual + row * RESIDUAL_ROW + c, mask=inside, other=0.0).to(tl.float32)
+        values += tl.load(residual + row * residual_row + c, mask=inside, other=0.0).to(tl.float32)
         rounded = values.to(summed.dtype.element_ty)
         tl.store(summed + row * WIDTH + c, rounded, mask=inside)
         values = rounded.to(tl.float32)
@@ -39,9 +38,9 @@ def _forward_kernel(
 
 @triton.jit(do_not_specialize=["rows"])
 def _backward_kernel(
-    dnormed, dsummed, summed, weight, total, dx, dweight, rows, eps,
-    WIDTH: tl.constexpr, DNORMED_ROW: tl.constexpr, DSUMMED_ROW: tl.constexpr, SUMMED_ROW: tl.constexpr,
-    HAS_DSUMMED: tl.constexpr, HAS_DX: tl.constexpr, ROWS_: tl.constexpr, BLOCK_: tl.constexpr,
+    dnormed, dsummed, summed, weight, total, dx, dweight, rows, eps, dnormed_row, dsummed_row, summed_row,
+    WIDTH: tl.constexpr, HAS_DSUMMED: tl.constexpr, HAS_DX: tl.constexpr,
+    ROWS_: tl.constexpr, BLOCK_: tl.constexpr,
 ):  # fmt: skip
     """A program takes every `programs`-th tile of rows. dweight (programs, WIDTH): its sums."""
     pid, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
@@ -51,8 +50,10 @@ def _backward_kernel(
     for step in range(0, tl.cdiv(tl.cdiv(rows, ROWS_), programs)):
         row = (pid + step * programs) * ROWS_ + tl.arange(0, ROWS_)[:, None]
         inside = (row < rows) & (c < WIDTH)
-        values = tl.load(summed + row * SUMMED_ROW + c, mask=inside, other=0.0).to(tl.float32)
-        gradient = tl.load(dnormed + row * DNORMED_ROW + c, mask=inside, other=0.0).to(tl.float32)
+        values = tl.load(summed + row * summed_row + c, mask=inside, other=0.0).to(tl.float32)
+        gradient = tl.load(dnormed + row * dnormed_row + c, mask=inside, other=0.0).to(tl.float32)
+        if HAS_DSUMMED:  # asked for before the sums over rows, which all loads would wait for
+            carried = tl.load(dsummed + row * dsummed_row + c, mask=inside, other=0.0).to(tl.float32)
         scale = _scale(values, eps, WIDTH)
         directions = values * scale
         dweight_sum += gradient * directions
@@ -60,7 +61,7 @@ def _backward_kernel(
         share = tl.sum(gradient * directions, axis=1)[:, None] / WIDTH
         gradient = (gradient - directions * share) * scale
         if HAS_DSUMMED:
-            gradient += tl.load(dsummed + row * DSUMMED_ROW + c, mask=inside, other=0.0).to(tl.float32)
+            gradient += carried
         tl.store(total + row * WIDTH + c, gradient, mask=inside)
         if HAS_DX:
             tl.store(dx + row * WIDTH + c, gradient, mask=inside)
@@ -76,8 +77,7 @@ def forward(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None) -> t
     layout = _layout(width)
     _forward_kernel[(triton.cdiv(rows, layout["ROWS_"]),)](
         flat, past, weight.contiguous(), normed, summed, rows, eps,
-        X_ROW=flat.stride(0), RESIDUAL_ROW=0 if past is None else past.stride(0),
-        HAS_RESIDUAL=past is not None, **layout,
+        flat.stride(0), 0 if past is None else past.stride(0), HAS_RESIDUAL=past is not None, **layout,
     )  # fmt: skip
     return normed, summed
 
@@ -99,8 +99,8 @@ def backward(
     dweight = torch.empty((programs, width), dtype=torch.float32, device=summed.device)
     _backward_kernel[(programs,)](
         gradient, carried, values, weight.contiguous(), total, dx, dweight, rows, eps,
-        DNORMED_ROW=gradient.stride(0), DSUMMED_ROW=0 if carried is None else carried.stride(0),
-        SUMMED_ROW=values.stride(0), HAS_DSUMMED=carried is not None, HAS_DX=dx is not None, **layout,
+        gradient.stride(0), 0 if carried is None else carried.stride(0), values.stride(0),
+        HAS_DSUMMED=carried is not None, HAS_DX=dx is not None, **layout,
     )  # fmt: skip
     return total, total if dx is None else dx, dweight.sum(0)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from graph_capture import replayed
 from kernel_cases import DEVICES, FORWARD, GRADIENT, ROUNDED_FORWARD, ROUNDED_GRADIENT, error
 
 from ssm_seq.kernels import linear_cross_entropy
@@ -171,19 +172,36 @@ def test_operator_contract(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_one_compiled_graph(device):
-    arguments = loss_inputs((2, 9), 8, 15, device=device)
-    compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
-    expected = with_gradients(definition.linear_cross_entropy, *in_double(*arguments))
-    assert_close(with_gradients(compiled, *arguments), expected, FORWARD, GRADIENT)
-    with torch.autocast(device, torch.bfloat16):
-        assert error(compiled(*arguments), linear_cross_entropy(*arguments)) < 1e-6
+    torch.compiler.reset()
+    compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager", dynamic=True)
+    for length in (9, 14):
+        arguments = loss_inputs((2, length), 8, 15, device=device)
+        expected = with_gradients(definition.linear_cross_entropy, *in_double(*arguments))
+        assert_close(with_gradients(compiled, *arguments), expected, FORWARD, GRADIENT)
+        with torch.autocast(device, torch.bfloat16):
+            assert error(compiled(*arguments), linear_cross_entropy(*arguments)) < 1e-6
+
+
+@pytest.mark.gpu
+def test_captured_in_a_graph():
+    hidden, weight, targets = loss_inputs((600,), 64, 15, "cuda", torch.bfloat16)
+    leaves = hidden.requires_grad_(), weight.requires_grad_()
+
+    def run():
+        losses = linear_cross_entropy(*leaves, targets)
+        return losses, *torch.autograd.grad(losses, leaves, torch.ones_like(losses))
+
+    assert all(torch.equal(*pair) for pair in zip(*replayed(run), strict=True))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("rows", "width", "vocab"), [(2**20, 256, 15), (2**14, 256, 50_000)], ids=str)
 def test_memory_stays_far_below_all_logits(rows, width, vocab):
-    hidden, weight, targets = loss_inputs((rows,), width, vocab, "cuda", torch.bfloat16)
-    hidden.requires_grad_(), weight.requires_grad_()
+    hidden, weight = (
+        torch.randn(*shape, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        for shape in ((rows, width), (vocab, width))
+    )
+    targets = torch.randint(vocab, (rows,), device="cuda")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     linear_cross_entropy(hidden, weight, targets).mean().backward()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from graph_capture import replayed
 from kernel_cases import (
     DEVICES,
     FORWARD,
@@ -156,12 +157,26 @@ def test_operator_contract(device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("has_residual", [True, False])
 def test_one_compiled_graph(has_residual, device):
-    arguments = norm_inputs(2, 6, 12, device=device)
-    if not has_residual:
-        arguments["residual"] = None
-    compiled = torch.compile(rms_norm, fullgraph=True, backend="aot_eager")
-    expected = with_gradients(definition.rms_norm, in_double(arguments))
-    assert_close(with_gradients(compiled, arguments), expected, FORWARD, GRADIENT)
+    torch.compiler.reset()
+    compiled = torch.compile(rms_norm, fullgraph=True, backend="aot_eager", dynamic=True)
+    for length in (6, 9):
+        arguments = norm_inputs(2, length, 12, device=device)
+        if not has_residual:
+            arguments["residual"] = None
+        expected = with_gradients(definition.rms_norm, in_double(arguments))
+        assert_close(with_gradients(compiled, arguments), expected, FORWARD, GRADIENT)
+
+
+@pytest.mark.gpu
+def test_captured_in_a_graph():
+    arguments = norm_inputs(600, 64, device="cuda", dtype=torch.bfloat16, residual_dtype=torch.float32)
+    leaves = [tensor.requires_grad_() for tensor in arguments.values()]
+
+    def run():
+        results = rms_norm(**arguments)
+        return *results, *torch.autograd.grad(results, leaves, [torch.ones_like(r) for r in results])
+
+    assert all(torch.equal(*pair) for pair in zip(*replayed(run), strict=True))
 
 
 @pytest.mark.gpu

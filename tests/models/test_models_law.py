@@ -207,6 +207,8 @@ def test_a_config_without_a_model_is_refused(values, sentence):
 def test_gpu_agrees_with_cpu(kind, layer):
     model, ids = make(kind, layer, torch.float32), random_ids(2, 200)
     expected, _ = model(ids)
+    targets = ids.long().roll(-1, 1)
+    losses = model.losses(ids, targets)[0] if kind == "language_model" else None
     model, ids = model.cuda(), ids.cuda()
     chunks, state = in_chunks(model, ids, {70})
     whole = chunks[-1] if kind == "classifier" else torch.cat(chunks, dim=1)
@@ -219,3 +221,6 @@ def test_gpu_agrees_with_cpu(kind, layer):
         logits.square().mean().backward()
     assert logits.dtype == torch.float32
     assert all(p.grad.isfinite().all() for p in model.parameters())
+    if losses is not None:
+        found, _ = model.losses(ids, targets.cuda())
+        torch.testing.assert_close(found.cpu(), losses, **TOLERANCE[torch.float32])
