@@ -14,7 +14,7 @@ channels and any width. Wrong arguments raise ValueError.
 import torch
 from torch import Tensor
 
-from ssm_seq.kernels import causal_conv1d, selective_scan, selective_step
+from ssm_seq.kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_step
 from ssm_seq.kernels.checks import expect, expect_axes
 
 _INTEGERS = (torch.int32, torch.int64)
@@ -126,7 +126,7 @@ def selective_state_update(
         Heads that share one dt, A and D may be expanded (stride 0) along dim and d_state.
 
     Returns:
-        out like x. It is computed in float32 at least, also where the state is kept in 16 bits.
+        out like x, computed in float32 at least, also where the state is kept in 16 bits.
 
     Raises:
         ValueError: a shape, dtype or device that does not fit, with the argument's name.
@@ -155,55 +155,26 @@ def selective_state_update(
     expect("C", C, matrix, form, state)
     expect("state_batch_indices", state_batch_indices, "batch", (batch,), state, _INTEGERS)
 
-    work_dtype = torch.promote_types(state.dtype, torch.float32)
-    if state_batch_indices is not None:
-        rows = state_batch_indices.long()
-        work = state[rows].to(work_dtype)
-        out = _update(work, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
-        state[rows] = work.to(state.dtype)
-    elif state.dtype != work_dtype or not state.is_contiguous():
-        work = state.to(work_dtype, copy=True, memory_format=torch.contiguous_format)
-        out = _update(work, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
-        state.copy_(work)
-    else:
-        out = _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
-    return out
-
-
-def _update(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-) -> Tensor:
-    """`selective_state_update` of a contiguous state: heads are runs of channels, each group a step."""
-    B, C = (B, C) if B.dim() == 3 else (B[:, None], C[:, None])
-    channels, groups = state.view(len(state), -1, state.shape[-1]), B.shape[1]
-    size = channels.shape[1] // groups
-    outs = []
-    for group in range(groups):
-        part = slice(group * size, (group + 1) * size)
-        outs.append(
-            selective_step(
-                channels[:, part],
-                x.flatten(1)[:, part],
-                dt.flatten(1)[:, part],
-                A.flatten(0, -2)[part],
-                B[:, group],
-                C[:, group],
-                None if D is None else D.flatten()[part],
-                None if z is None else z.flatten(1)[:, part],
-                None if dt_bias is None else dt_bias.flatten()[part],
-                dt_softplus,
-            )
-        )
-    return torch.cat(outs, dim=1).view(x.shape)
+    rows = None if state_batch_indices is None else state_batch_indices.long()
+    taken = state if rows is None else state[rows]
+    channels = taken.flatten(1, -2)  # heads are runs of channels
+    out = selective_step(
+        channels,
+        x.flatten(1),
+        dt.flatten(1),
+        A.flatten(0, -2),
+        B[:, None] if B.dim() == 2 else B,
+        C[:, None] if C.dim() == 2 else C,
+        None if D is None else D.flatten(),
+        None if z is None else z.flatten(1),
+        None if dt_bias is None else dt_bias.flatten(),
+        dt_softplus,
+    )
+    if rows is not None:
+        state[rows] = channels.view(taken.shape)
+    elif len(inner) == 2 and state.stride(1) != state.shape[2] * state.stride(2):
+        state.copy_(channels.view(state.shape))  # those heads were no run, but copied into one
+    return out.view(x.shape)
 
 
 def causal_conv1d_fn(
@@ -310,6 +281,12 @@ def causal_conv1d_update(
     expect("cache_seqlens", cache_seqlens, "batch", (batch,), x, _INTEGERS)
     expect("conv_state_indices", conv_state_indices, "batch", (batch,), x, _INTEGERS)
 
+    if length == 1 and cache_seqlens is None and conv_state_indices is None:
+        older = state_len - (width - 1)
+        if older:
+            conv_state[..., :older] = conv_state[..., 1 : older + 1].clone()
+        taps = conv_state[..., older:].transpose(1, 2)
+        return causal_conv1d_step(taps, x[..., 0], weight, bias, _activation(activation))[..., None]
     state, real = conv_state, None
     if conv_state_indices is not None:
         real = conv_state_indices >= 0

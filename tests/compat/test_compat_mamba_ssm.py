@@ -289,14 +289,20 @@ def test_step_with_batch_indices(inner, groups, dtype, device):
     assert torch.equal(pool[others], before[others])
 
 
-def test_step_of_a_state_that_is_a_view():
-    arguments = step_arguments(torch.float32, (6,))
-    wider = torch.randn(2, 16, 12)
-    before, view = wider.clone(), wider.transpose(1, 2)[:, 3:9]
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("inner", [(6,), (4, 6)])
+def test_step_of_a_state_that_is_a_view(inner, dtype, device):
+    arguments = step_arguments(dtype, inner, device=device)
+    wider = torch.randn(2, 16, 12, *inner[:-1], device=device).to(dtype)
+    before, view = wider.clone(), wider.movedim(1, -1)[:, 3:9].movedim(1, -2)
     view.copy_(arguments["state"])
+    assert view.shape == arguments["state"].shape and not view.is_contiguous()
     found = selective_state_update(**arguments | {"state": view})
-    assert torch.equal(found, selective_state_update(**arguments))
-    before[:, :, 3:9] = arguments["state"].transpose(1, 2)
+    expected = selective_state_update(**arguments)
+    limit = FORWARD[dtype]
+    assert error(found, expected) < limit and error(view, arguments["state"]) < limit
+    before.movedim(1, -1)[:, 3:9].movedim(1, -2).copy_(view)
     assert torch.equal(wider, before)
 
 
