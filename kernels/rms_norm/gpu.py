@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_WIDTH = 8192
 TILE = 2048  # elements of a program at a time, more where a row is longer
 PROGRAMS = 2048  # of the backward at most: each leaves a partial sum of the weight's gradient
 

@@ -9,6 +9,8 @@ from torch.autograd.function import once_differentiable
 from ssm_seq.kernels.checks import expect, expect_axes
 from ssm_seq.kernels.rms_norm import cpu, definition
 
+MAX_WIDTH = 8192  # that a program of the GPU kernels holds in its registers
+
 
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float = 1e-5, residual: Tensor | None = None
@@ -37,7 +39,7 @@ def rms_norm(
     if not eps >= 0:
         raise ValueError(f"eps is {eps}, expected a number of at least 0")
     doubles = any(tensor is not None and tensor.dtype == torch.float64 for tensor in (x, residual))
-    if x.is_cuda and (doubles or shape[-1] > 8192):
+    if x.is_cuda and (doubles or shape[-1] > MAX_WIDTH):
         return definition.rms_norm(x, weight, eps, residual)
     if torch.compiler.is_compiling():
         normed, summed = _norm(x, weight, eps, residual)
