@@ -16,6 +16,7 @@ SUMMARIES = {
     "evaluate": "Judge a model, or the simple baselines, on the test split of a store.",
     "score": "Read every record of a file in one recurrent pass, in constant memory.",
     "generate": "Sample from a language model step by step, as WAV or FASTA.",
+    "convert": "Turn a language model into the layout of mamba-ssm, of transformers or of this library.",
 }
 PATHS = {
     "store": "folder of a byte store (from prepare)",
@@ -31,12 +32,14 @@ OPTIONS = {
     "evaluate": ["store", "model*", "out"],
     "score": ["model", "input", "out"],
     "generate": ["model", "store*", "out"],
+    "convert": ["model", "out"],
 }
-EPILOG = """\
+LAYOUTS = ["mamba_ssm", "transformers", "ssm_seq"]
+VALUES = """\
 Values are Hydra overrides of the tree in config/; ssm_seq/config.py says what each means:
   ssm-seq train --store results/stores/genomes --out results/species experiment=species optim.steps=50
-Bad input ends with one sentence and exit code 2.
 """
+MISTAKES = "Bad input ends with one sentence and exit code 2.\n"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="ssm-seq",
         description="State-space models on very long sequences: DNA and raw audio, from files to reports.",
-        epilog=EPILOG,
+        epilog=VALUES + MISTAKES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"ssm-seq {__version__}")
@@ -54,11 +57,14 @@ def parser() -> argparse.ArgumentParser:
             name,
             help=summary,
             description=summary,
-            epilog=EPILOG,
+            epilog=MISTAKES if name == "convert" else VALUES + MISTAKES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides")
-        command.add_argument("--config-dir", type=Path, default="config", metavar="DIR", help="Hydra tree")
+        if name != "convert":
+            command.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides")
+            command.add_argument(
+                "--config-dir", type=Path, default="config", metavar="DIR", help="Hydra tree"
+            )
         command.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all cores)")
         for option in OPTIONS[name]:
             path = option.rstrip("*")
@@ -67,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "evaluate":
             command.add_argument("--baselines", action="store_true", help="simple baselines, no model")
+        if name == "convert":
+            command.add_argument("--layout", choices=LAYOUTS, required=True, help="what to write")
+            command.add_argument("--alphabet", help="what another library's ids mean: dna, mu_law or linear")
+            command.add_argument("--sample-rate", type=positive, metavar="HZ", help="with mu_law and linear")
     return top
 
 
@@ -81,9 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0 when it worked, 2 for bad input, 130 when interrupted."""
     # Overrides may stand before, between and behind the options; argparse alone takes one run of them.
     options, more = parser().parse_known_args(arguments)
-    if unknown := [item for item in more if item.startswith("-")]:
+    if unknown := [item for item in more if item.startswith("-") or "overrides" not in options]:
         parser().error(f"unknown option {unknown[0]}; see ssm-seq {options.command} --help")
-    options.overrides += more
+    if more:
+        options.overrides += more
     # Waiting threads sleep: where jobs share the cores, spinning ones made training 3 to 8 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if options.threads:
