@@ -177,7 +177,7 @@ def at_most(typingctx, value, bound):
 
 @intrinsic
 def _low_bits_to_exponent(typingctx, value):
-    """The float32 whose exponent field is the lowest 8 bits of `value`'s pattern: 2^(bits - 127)."""
+    """2^(bits - 127) for the lowest 8 bits of each pattern; 0 and infinity for the least and the greatest."""
 
     def emit(context, builder, signature, args):
         integers = ir.VectorType(ir.IntType(32), signature.args[0].count)
@@ -200,13 +200,13 @@ def width(typingctx, array):
 
 # 2^f = 1 + f q(f) on [-1/2, 1/2], minimax: relative error 1.5e-7, and 6e-8 of the exponent near f = 0.
 _Q0, _Q1, _Q2, _Q3, _Q4 = map(np.float32, (0.69314721, 0.24022248, 0.05550312, 0.00967124, 0.00134063))
-_ONE, _LOW, _HIGH, _MAGIC = map(np.float32, (1, -126, 127, 1.5 * 2**23 + 127))
+_ONE, _LOW, _HIGH, _MAGIC = map(np.float32, (1, -127, 128, 1.5 * 2**23 + 127))
 _TERMS = {types.float32: 8, types.float64: 17}
 _NUMPY = {types.float32: np.float32, types.float64: np.float64}
 
 
 def exp2(value):
-    """2^value: a polynomial in float32 (not below 2^-126), the C library's in float64."""
+    """2^value. float32: a polynomial, 0 below 2^-126.5, infinite above 2^127.5. float64: the C library's."""
     raise NotImplementedError("compiled code only")
 
 
@@ -272,7 +272,7 @@ def _sigmoid(value):
 def compiled(function):
     """The function compiled at its first call, kept on disk, free of the interpreter's lock.
 
-    What is kept is looked up by the kernel's own file: after a change of this one, delete the __pycache__
-    folders.
+    What is kept is looked up by the kernel's own file: after a change of one that it imports, such as this
+    one, delete the __pycache__ folders.
     """
     return njit(cache=True, nogil=True, fastmath=FAST)(function)
