@@ -45,33 +45,47 @@ def scan_inputs(
 
 def error(value: Tensor, expected: Tensor) -> float:
     """Relative RMS error; the plain norm where the expected value is zero. NaN never passes a comparison."""
-    value, expected = value.double(), expected.double()
+    wide = torch.complex128 if expected.is_complex() else torch.float64
+    assert value.is_complex() == expected.is_complex()
+    value, expected = value.to(wide), expected.to(wide)
     return float((value - expected).norm() / (expected.norm() if expected.norm() > 0 else 1.0))
 
 
 def with_gradients(
     function: Callable[..., tuple[Tensor, Tensor]], arguments: dict[str, Tensor | bool | None], seed: int = 1
 ) -> dict[str, Tensor]:
-    """y, state, and "d" + name of every tensor argument, for fixed random gradients of y and state."""
+    """y, state, and "d" + name of every tensor with a gradient, for fixed random gradients of y and state."""
     leaves = {
-        name: value.detach().clone().requires_grad_() if isinstance(value, Tensor) else value
+        name: value.detach().clone().requires_grad_() if has_gradient(value) else value
         for name, value in arguments.items()
     }
     y, state = function(**leaves)
     generator = torch.Generator().manual_seed(seed)
-    sent = [
-        torch.randn(result.shape, generator=generator).to(torch.bfloat16).to(result) for result in (y, state)
-    ]
-    tensors = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, Tensor)}
+    sent = []
+    for result in (y, state):
+        numbers = torch.randn(*result.shape, 2 if result.is_complex() else 1, generator=generator)
+        numbers = numbers.to(torch.bfloat16).float()
+        numbers = torch.view_as_complex(numbers) if result.is_complex() else numbers.squeeze(-1)
+        sent.append(numbers.to(result))
+    tensors = {name: leaf for name, leaf in leaves.items() if has_gradient(leaf)}
     gradients = torch.autograd.grad((y, state), list(tensors.values()), sent)
     found = {"y": y.detach(), "state": state.detach()}
     found.update({f"d{name}": gradient for name, gradient in zip(tensors, gradients, strict=True)})
     return found
 
 
+def has_gradient(value: Tensor | bool | None) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
 def in_double(arguments: dict[str, Tensor | bool | None]) -> dict[str, Tensor | bool | None]:
-    """The same rounded inputs in float64."""
-    return {name: v.double() if isinstance(v, Tensor) else v for name, v in arguments.items()}
+    """The same rounded inputs in float64 or complex128."""
+    return {
+        name: value.to(torch.complex128 if value.is_complex() else torch.float64)
+        if has_gradient(value)
+        else value
+        for name, value in arguments.items()
+    }
 
 
 def assert_close(

@@ -16,7 +16,17 @@ from kernel_cases import (
 from ssm_seq.kernels import selective_scan, selective_step
 from ssm_seq.kernels.selective_scan import definition
 
-SHAPES = [(2, 63, 24, 5), (1, 1, 1, 1), (2, 100, 65, 16), (1, 257, 24, 33), (1, 40, 8, 256)]
+SHAPES = [
+    (2, 63, 24, 5),
+    (1, 1, 1, 1),
+    (2, 1, 500, 16),
+    (2, 100, 65, 16),
+    (1, 257, 24, 33),
+    (1, 63, 24, 256),
+    (1, 1000, 1, 33),
+    (1, 1000, 500, 1),
+    (1, 4097, 24, 16),
+]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -53,11 +63,43 @@ def test_float64_is_exact(device):
 def test_weak_and_strong_decay(shift, device):
     arguments = scan_inputs(1, 300, 16, 16, device=device, shift=shift)
     expected = with_gradients(definition.selective_scan, in_double(arguments))
-    found = with_gradients(selective_scan, arguments)
-    assert_close(
-        {"y": found["y"], "state": found["state"]}, {n: expected[n] for n in ("y", "state")}, 1e-5, 0
-    )
-    assert all(bool(torch.isfinite(value).all()) for value in found.values())
+    assert_close(with_gradients(selective_scan, arguments), expected, FORWARD, GRADIENT)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_steps_from_a_millionth_to_fifty(device):
+    arguments = scan_inputs(1, 1000, 24, 16, device=device)
+    spread = torch.rand(arguments["delta"].shape, generator=torch.Generator().manual_seed(3))
+    arguments["delta"] = (1e-6 * (50 / 1e-6) ** spread).to(device)
+    arguments |= {"delta_bias": None, "delta_softplus": False}
+    expected = with_gradients(definition.selective_scan, in_double(arguments))
+    assert_close(with_gradients(selective_scan, arguments), expected, FORWARD, GRADIENT)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("names", [("u",), ("delta", "delta_bias"), ("B",), ("C", "D"), ("z",), ("A",), ()])
+def test_zeros(names, device, poisoned):
+    arguments = scan_inputs(2, 70, 24, 16, device=device)
+    arguments["delta_softplus"] = "delta" not in names
+    for name in names or [name for name, value in arguments.items() if isinstance(value, torch.Tensor)]:
+        arguments[name] = torch.zeros_like(arguments[name])
+    expected = with_gradients(definition.selective_scan, in_double(arguments))
+    assert_close(with_gradients(selective_scan, arguments), expected, FORWARD, GRADIENT)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "sizes",
+    [{"u": 1e30}, {"B": 1e15, "C": 1e15}, {"z": 1e4}, {"z": 1e35}, {"delta": 1e4}, {"A": 1e6}],
+    ids=str,
+)
+def test_huge_inputs(sizes, device):
+    arguments = scan_inputs(1, 200, 24, 16, device=device)
+    for name, size in sizes.items():
+        arguments[name] = arguments[name] * size
+    expected = with_gradients(definition.selective_scan, in_double(arguments))
+    expected = {name: value.float() for name, value in expected.items()}  # zero where float32 has nothing
+    assert_close(with_gradients(selective_scan, arguments), expected, FORWARD, GRADIENT)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -155,7 +197,13 @@ def test_operator_contract(device):
     tensors = [
         value.requires_grad_() if isinstance(value, torch.Tensor) else value for value in arguments.values()
     ]
-    torch.library.opcheck(torch.ops.ssm_seq.selective_scan.default, (*tensors, True))
+    names = list(arguments)
+    for name in ("B", "C"):  # in groups, as the operator takes them
+        tensors[names.index(name)] = tensors[names.index(name)].detach().unsqueeze(2).requires_grad_()
+    starts = torch.zeros(2, 33, dtype=torch.bool, device=device)
+    starts[0, 7] = True
+    for resets, reverse in ((None, False), (starts, True)):
+        torch.library.opcheck(torch.ops.ssm_seq.selective_scan.default, (*tensors, resets, reverse, True))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +214,11 @@ def test_operator_contract(device):
         ("delta", torch.zeros(2, 5, 3), r"delta has shape \(2, 5, 3\), expected .* = \(2, 5, 4\)"),
         ("A", torch.zeros(5, 3), r"A has shape \(5, 3\), expected \(channels, d_state\) = \(4, 3\)"),
         ("B", torch.zeros(2, 5, 4), r"B has shape"),
-        ("C", torch.zeros(2, 5, 3, dtype=torch.int64), r"C has shape .* and dtype torch.int64, expected dtype float32"),
+        (
+            "C",
+            torch.zeros(2, 5, 3, dtype=torch.int64),
+            r"C has shape .* and dtype torch.int64, expected dtype float32",
+        ),
         ("D", torch.zeros(4, 1), "D has shape"),
         ("initial_state", torch.zeros(2, 3, 4), r"initial_state has shape .* = \(2, 4, 3\)"),
     ],
@@ -182,12 +234,11 @@ def test_what_does_not_fit_is_named(name, value, message):
 def test_chunk_lengths_change_rounding_only():
     from ssm_seq.kernels.selective_scan import gpu
 
-    arguments = list(scan_inputs(2, 1000, 96, 16, device="cuda").values())
-    expected = definition.selective_scan(
-        *(v.double() if isinstance(v, torch.Tensor) else v for v in arguments)
-    )
+    arguments = scan_inputs(2, 1000, 96, 16, device="cuda")
+    expected = definition.selective_scan(**in_double(arguments))
+    arguments |= {name: arguments[name].unsqueeze(2) for name in ("B", "C")}
     for cut in (gpu.Cut(1, 32, 2), gpu.Cut(2, 256, 4), gpu.Cut(4, 1024, 4)):
-        y, state, _ = gpu.forward(*arguments, keep=False, cut=cut)
+        y, state, _ = gpu.forward(**arguments, resets=None, reverse=False, keep=False, cut=cut)
         assert error(y, expected[0]) < FORWARD
         assert error(state, expected[1]) < FORWARD
 
