@@ -519,7 +519,27 @@ def test_update_with_indices_and_padding(length, indices, ring, device):
         assert error(found[real], out) < FORWARD[torch.float32]
 
 
-# Signatures and mistakes
+# Compilation, signatures and mistakes
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (selective_scan_fn, scan_arguments(length=20, groups=2)),
+        (selective_state_update, step_arguments(torch.bfloat16, (4, 6), groups=2)),
+        (causal_conv1d_fn, conv_arguments(torch.float32, 9, 4)),
+        (causal_conv1d_update, update_arguments(torch.float32, 3, 4, 5, True, "cpu")),
+    ],
+)
+def test_compiled_without_a_break(function, arguments):
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    results = []
+    for call in (function, compiled):
+        own = {n: v.clone() if isinstance(v, Tensor) else v for n, v in arguments.items()}
+        result = call(**own)
+        states = [own[name] for name in ("state", "conv_state") if name in own]
+        results.append([*(result if isinstance(result, tuple) else (result,)), *states])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize(

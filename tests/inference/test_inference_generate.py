@@ -27,6 +27,11 @@ def make(layer="mamba", vocab_size=15):
 PROMPT = np.random.default_rng(0).integers(0, 15, 20, dtype=np.uint8)
 
 
+def test_ids_of_a_large_vocabulary_are_whole():
+    made = generate(make(vocab_size=2000), PROMPT, 50)
+    assert made.ids.dtype == np.int64 and 256 < made.ids.max() < 2000
+
+
 @LAYERS
 def test_greedy_steps_are_the_argmax_of_whole_passes(layer):
     model = make(layer)
