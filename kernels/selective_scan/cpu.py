@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssm_seq.kernels.cpu.arrays import as_array, compute_dtype, or_zeros, whole_vectors
@@ -137,8 +138,10 @@ def _backward(
                     gate = load(z, (b, t, c))
                     open_ = sigmoid(gate)
                     store(dz, (b, t, c), grad * out * open_ * (one + gate * (one - open_)))
-                    grad, out = grad * (gate * open_), out * (gate * open_)
-                if y.size > 0:
+                    grad = grad * (gate * open_)
+                    if y.size > 0:
+                        store(y, (b, t, c), out * (gate * open_))
+                elif y.size > 0:
                     store(y, (b, t, c), out)
                 step, value = load(steps, (i, 0)), load(u, (b, t, c))
                 scaled = step * value
@@ -180,7 +183,7 @@ def kept_dtype(u: Tensor) -> torch.dtype:
 def kept_shape(u: Tensor, A: Tensor) -> tuple[int, ...]:
     """Shape of the states that the forward pass keeps for the backward pass."""
     batch, length, channels = u.shape
-    return batch, -(-length // INTERVAL), A.shape[1], channels
+    return batch, -(-length // INTERVAL), A.shape[1], whole_vectors(channels, compute_dtype(u))
 
 
 def forward(
@@ -205,11 +208,14 @@ def forward(
     start = or_zeros(initial_state, (batch, channels, d_state), inputs.dtype).transpose(1, 2)
     y = torch.empty(batch, length, full, dtype=inputs.dtype)
     final = torch.empty(batch, d_state, full, dtype=inputs.dtype)
-    kept = torch.empty((*kept_shape(u, A)[:3], full) if keep else (0, 0, 0, 0), dtype=inputs.dtype)
+    *intervals, kept_channels = kept_shape(u, A)
+    kept = torch.empty((*intervals, full) if keep else (0, 0, 0, 0), dtype=inputs.dtype)
     outputs = (y.numpy(), final.numpy(), kept.numpy())
     run(_forward, inputs.items, *inputs.arrays, inputs.spread(start), *outputs)
     final = inputs.gather(final).transpose(1, 2).contiguous()
-    return inputs.gather(y).to(u.dtype), final, inputs.gather(kept) if keep else kept
+    if keep and full != kept_channels:  # groups that are not whole vectors
+        kept = F.pad(inputs.gather(kept), (0, kept_channels - channels))
+    return inputs.gather(y).to(u.dtype), final, kept
 
 
 def backward(
@@ -254,7 +260,9 @@ def backward(
         _backward,
         inputs.items,
         *inputs.arrays,
-        *(inputs.spread(tensor) for tensor in (kept, dy, dfinal)),
+        kept.numpy() if kept.shape[-1] == full else inputs.spread(kept[..., :channels]),
+        inputs.spread(dy),
+        inputs.spread(dfinal),
         *(result.numpy() for result in (*gradients, y)),
     )
     dB, dC = (
@@ -321,6 +329,8 @@ class _Arrays:
 
     def spread(self, tensor: Tensor) -> np.ndarray:
         """(..., channels) with each piece filled up with zeros."""
+        if self.pieces == 1:
+            return as_array(tensor, self.dtype, self.channels)
         pieces = tensor.unflatten(-1, (self.pieces, self.piece))
         return as_array(pieces, self.dtype, self.channels // self.pieces).reshape(*tensor.shape[:-1], -1)
 
