@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssm_seq.kernels.gpu_math import sigmoid
+from ssm_seq.kernels.launch import launch
 
 BLOCK = 128  # channels of a program
 
@@ -40,9 +41,10 @@ def step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bo
     batch, channels = x.shape
     x = x if x.stride(1) == 1 else x.contiguous()
     y = torch.empty((batch, channels), dtype=x.dtype, device=x.device)
-    _step_kernel[(triton.cdiv(channels, BLOCK), batch)](
-        state, x, weight.contiguous(), None if bias is None else bias.contiguous(), y,
-        *state.stride(), x.stride(0),
+    bias = None if bias is None else bias.contiguous()
+    arguments = (state, x, weight.contiguous(), bias, y, *state.stride(), x.stride(0))
+    launch(
+        _step_kernel, (triton.cdiv(channels, BLOCK), batch), arguments,
         CHANNELS=channels, WIDTH=weight.shape[1], SILU=silu, BLOCK_=BLOCK, num_warps=4,
     )  # fmt: skip
     return y

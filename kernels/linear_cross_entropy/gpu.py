@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ssm_seq.kernels.launch import launch
+
 LOGITS = 2**26  # held at once: 256 MiB, and half of it for their gradients in 16 bits
 MAX_ROWS = 2**17  # at once: the tensor cores' sums over rows lose digits where there are too many
 TILE = 2048  # logits of a program at a time
@@ -81,9 +83,8 @@ def forward(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Te
     for rows in _chunks(hidden, matrix):
         logits = _product(hidden[rows], matrix.t())
         layout = _layout(weight, matrix)
-        _loss_kernel[(triton.cdiv(len(logits), layout["ROWS_"]),)](
-            logits, targets[rows], losses[rows], sums[rows], len(logits), **layout
-        )
+        arguments = (logits, targets[rows], losses[rows], sums[rows], len(logits))
+        launch(_loss_kernel, (triton.cdiv(len(logits), layout["ROWS_"]),), arguments, **layout)
     return losses, sums
 
 
@@ -100,9 +101,8 @@ def backward(
         logits = _product(hidden[rows], matrix.t())
         gradient = logits if hidden.dtype == torch.float32 else torch.empty_like(logits, dtype=hidden.dtype)
         grid = triton.cdiv(len(logits), layout["ROWS_"]), triton.cdiv(layout["ROW"], layout["BLOCK_"])
-        _gradient_kernel[grid](
-            logits, targets[rows], sums[rows], dlosses[rows], gradient, len(logits), **layout
-        )
+        arguments = (logits, targets[rows], sums[rows], dlosses[rows], gradient, len(logits))
+        launch(_gradient_kernel, grid, arguments, **layout)
         torch.mm(gradient, matrix, out=dhidden[rows])
         dweight += _product(gradient.t(), hidden[rows])
     return dhidden, dweight[: len(weight)]

@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ssm_seq.kernels.launch import launch
+
 TILE = 2048  # elements of a program at a time, more where a row is longer
 PROGRAMS = 2048  # of the backward at most: each leaves a partial sum of the weight's gradient
 
@@ -74,10 +76,12 @@ def forward(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None) -> t
     normed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     summed = x if residual is None else torch.empty(x.shape, dtype=residual.dtype, device=x.device)
     layout = _layout(width)
-    _forward_kernel[(triton.cdiv(rows, layout["ROWS_"]),)](
+    arguments = (
         flat, past, weight.contiguous(), normed, summed, rows, eps,
-        flat.stride(0), 0 if past is None else past.stride(0), HAS_RESIDUAL=past is not None, **layout,
+        flat.stride(0), 0 if past is None else past.stride(0),
     )  # fmt: skip
+    grid = (triton.cdiv(rows, layout["ROWS_"]),)
+    launch(_forward_kernel, grid, arguments, HAS_RESIDUAL=past is not None, **layout)
     return normed, summed
 
 
@@ -96,11 +100,12 @@ def backward(
     layout = _layout(width)
     programs = min(max(triton.cdiv(rows, layout["ROWS_"]) // 4, 1), PROGRAMS)
     dweight = torch.empty((programs, width), dtype=torch.float32, device=summed.device)
-    _backward_kernel[(programs,)](
+    arguments = (
         gradient, carried, values, weight.contiguous(), total, dx, dweight, rows, eps,
         gradient.stride(0), 0 if carried is None else carried.stride(0), values.stride(0),
-        HAS_DSUMMED=carried is not None, HAS_DX=dx is not None, **layout,
     )  # fmt: skip
+    flags = {"HAS_DSUMMED": carried is not None, "HAS_DX": dx is not None}
+    launch(_backward_kernel, (programs,), arguments, **flags, **layout)
     return total, total if dx is None else dx, dweight.sum(0)
 
 

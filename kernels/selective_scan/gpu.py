@@ -8,11 +8,11 @@ import torch
 import triton
 from torch import Tensor
 
+from ssm_seq.kernels.launch import launch
 from ssm_seq.kernels.rows import even_rows
 from ssm_seq.kernels.selective_scan.gpu_backward import gradients
 from ssm_seq.kernels.selective_scan.gpu_forward import chunk_ends, outputs, pass_over_chunks
 
-INTERVAL = 16  # a state is kept for the backward pass every so many steps
 GROUP = 4  # steps whose states the backward pass holds in registers
 _LOG2_E = 1 / math.log(2)
 
@@ -74,10 +74,15 @@ def kept_dtype(u: Tensor) -> torch.dtype:
     return torch.float32 if u.dtype == torch.float32 else torch.bfloat16
 
 
+def kept_interval(u: Tensor, A: Tensor) -> int:
+    """Steps from one kept state to the next: as many as 8 warps' share of shared memory has room for."""
+    return 32 if u.dtype != torch.float32 and A.shape[1] <= 16 else 16
+
+
 def kept_shape(u: Tensor, A: Tensor) -> tuple[int, ...]:
     """Shape of the states that the forward pass keeps for the backward pass."""
     batch, length, channels = u.shape
-    return batch, triton.cdiv(length, INTERVAL), channels, A.shape[1]
+    return batch, triton.cdiv(length, kept_interval(u, A)), channels, A.shape[1]
 
 
 def forward(
@@ -118,8 +123,9 @@ def forward(
     }  # fmt: skip
     if chunks > 1:
         states, sums = (u.new_empty(shape, dtype=torch.float32) for shape in _chunk_shapes(batch, chunks, A))
-        chunk_ends[(batch * (chunks - 1) * blocks,)](
-            u, delta, A2, B, None, bias, resets, states, sums, length, cut.chunk, chunks,
+        launch(
+            chunk_ends, (batch * (chunks - 1) * blocks,),
+            (u, delta, A2, B, None, bias, resets, states, sums, length, cut.chunk, chunks),
             ROW=u.stride(1), Z_ROW=0, FIXED=B.dim() == 2, HAS_Z=False, ADJOINT=False, **shared,
         )  # fmt: skip
         pass_states(states, sums, A2, initial_state, resets is not None, reverse=False)
@@ -128,10 +134,11 @@ def forward(
     y = torch.empty((batch, length, channels), dtype=u.dtype, device=u.device)
     final = u.new_empty((batch, channels, d_state), dtype=torch.float32)
     kept = u.new_empty(kept_shape(u, A) if keep else (0, 0, 0, 0), dtype=kept_dtype(u))
-    outputs[(batch * chunks * blocks,)](
-        u, delta, A2, B, C, D, z, bias, resets, states, y, final, kept, length, cut.chunk, chunks,
+    launch(
+        outputs, (batch * chunks * blocks,),
+        (u, delta, A2, B, C, D, z, bias, resets, states, y, final, kept, length, cut.chunk, chunks),
         U_ROW=u.stride(1), Z_ROW=0 if z is None else z.stride(1), B_FIXED=B.dim() == 2, C_FIXED=C.dim() == 2,
-        KEEP=INTERVAL if keep else 0,
+        KEEP=kept_interval(u, A) if keep else 0,
         HAS_START=states is not None, HAS_D=D is not None, HAS_Z=z is not None, **shared,
     )  # fmt: skip
     return y, final, kept
@@ -163,9 +170,10 @@ def pass_states(
     batch, chunks, channels, d_state = states.shape
     start = None if start is None else start.float().contiguous()
     grid = (triton.cdiv(channels * d_state, 32), batch)
-    pass_over_chunks[grid](
-        states, sums, A2, start, chunks, CHANNELS_ALL=channels, D_STATE=d_state, HAS_START=start is not None,
-        REVERSE=reverse, HAS_RESETS=has_resets, BLOCK=32, UNROLL=8, num_warps=1,
+    launch(
+        pass_over_chunks, grid, (states, sums, A2, start, chunks),
+        CHANNELS_ALL=channels, D_STATE=d_state, HAS_START=start is not None, REVERSE=reverse,
+        HAS_RESETS=has_resets, BLOCK=32, UNROLL=8, num_warps=1,
     )  # fmt: skip
 
 
@@ -191,6 +199,8 @@ def backward_cut(
     blocks = triton.cdiv(of_group, channels * 32 // _tile(d_state, states)[1])
     places = 8 * processors // (batch * groups)
     sets = min(max(places // triton.cdiv(length, 8192), 1), blocks)
+    if length >= 32768:
+        sets = min(sets, 8)
     each = triton.cdiv(blocks, sets)
     return BackwardCut(channels, states, _even_chunk(length, places // triton.cdiv(blocks, each)), each)
 
@@ -211,9 +221,13 @@ def backward(
     reverse: bool,
     kept: Tensor,
     again: bool,
+    dz: Tensor | None = None,
     cut: BackwardCut | None = None,
 ) -> tuple[Tensor, ...]:
-    """Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state, and y if `again`."""
+    """Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state, and y if `again`.
+
+    dz: where to write the gradient of z, even rows; a new tensor if None.
+    """
     batch, length, channels = u.shape
     d_state = A.shape[1]
     groups = _groups(B, C)
@@ -236,8 +250,9 @@ def backward(
         ahead = Cut(2, 16, cut.chunk, 4, 168) if d_state <= 16 else Cut(1, 32, cut.chunk, 4, 255)
         end_lanes = _tile(d_state, ahead.states)[1]
         end_blocks = groups * triton.cdiv(channels // groups, ahead.channels * 32 // end_lanes)
-        chunk_ends[(batch * (chunks - 1) * end_blocks,)](
-            dy, delta, A2, C, z, bias, resets, ends, sums, length, cut.chunk, chunks,
+        launch(
+            chunk_ends, (batch * (chunks - 1) * end_blocks,),
+            (dy, delta, A2, C, z, bias, resets, ends, sums, length, cut.chunk, chunks),
             ROW=dy.stride(1), FIXED=C.dim() == 2, ADJOINT=True, UNROLL=ahead.unroll,
             STAGE=_stage(ahead, d_tile), CHANNELS=ahead.channels, LANES=end_lanes,
             TILES=_tiles(d_tile, end_lanes), maxnreg=ahead.registers, **shared,
@@ -245,7 +260,8 @@ def backward(
         pass_states(ends, sums, A2, dfinal, resets is not None, reverse=True)
     sets = triton.cdiv(triton.cdiv(channels // groups, cut.channels * 32 // lanes), cut.blocks)
     du, ddelta = (torch.empty((batch, length, channels), dtype=v.dtype, device=u.device) for v in (u, delta))
-    dz = None if z is None else torch.empty((batch, length, channels), dtype=z.dtype, device=u.device)
+    if z is not None and dz is None:
+        dz = torch.empty((batch, length, channels), dtype=z.dtype, device=u.device)
     y = torch.empty((batch, length, channels) if again else 0, dtype=u.dtype, device=u.device)
     dA, dstart = (u.new_empty((batch, k, channels, d_state), dtype=torch.float32) for k in (chunks, 1))
     dB, dC = (
@@ -253,12 +269,15 @@ def backward(
         for matrix in (B, C)
     )
     dD, dbias = (u.new_empty((batch, chunks, channels), dtype=torch.float32) for _ in range(2))
-    gradients[(batch * chunks * sets * groups,)](
-        dy, u, delta, A2, B, C, D, z, bias, resets, kept, ends,
-        du, ddelta, dA, dB, dC, dD, dz, dbias, dstart, y, length, cut.chunk, chunks,
+    launch(
+        gradients, (batch * chunks * sets * groups,),
+        (
+            dy, u, delta, A2, B, C, D, z, bias, resets, kept, ends,
+            du, ddelta, dA, dB, dC, dD, dz, dbias, dstart, y, length, cut.chunk, chunks,
+        ),
         DY_ROW=dy.stride(1), U_ROW=u.stride(1), B_FIXED=B.dim() == 2, C_FIXED=C.dim() == 2,
-        HAS_D=D is not None, HAS_ENDS=ends is not None, AGAIN=again, KEEP=INTERVAL, GROUP=GROUP,
-        SUBS=cut.blocks, CHANNELS=cut.channels, LANES=lanes, **shared,
+        DZ_ROW=0 if dz is None else dz.stride(1), HAS_D=D is not None, HAS_ENDS=ends is not None, AGAIN=again,
+        KEEP=kept_interval(u, A), GROUP=GROUP, SUBS=cut.blocks, CHANNELS=cut.channels, LANES=lanes, **shared,
     )  # fmt: skip
     dB, dC = (_added_up(part, matrix) for part, matrix in ((dB, B), (dC, C)))
     dA, dD, dbias = (part.sum((0, 1)) for part in (dA, dD, dbias))

@@ -37,20 +37,10 @@ CUBE = gl.constexpr(
 
 
 @gluon.jit
-def _stage(
-    steps_s, scaled_s, j, raw_delta, raw_u, offset, valid, SOFTPLUS: gl.constexpr, ROUGH: gl.constexpr
-):
-    """The steps of group j and what they take in, from registers into shared memory."""
-    step = step_size(raw_delta, offset, valid, SOFTPLUS, ROUGH)
-    steps_s.index(j).store(step)
-    scaled_s.index(j).store(step * raw_u.to(gl.float32))
-
-
-@gluon.jit
-def _advance(x, steps_r, scaled_r, B_i, i, decay_rate, over_d: gl.constexpr):
-    """The state after one step of the recurrence."""
+def _advance(x, steps_r, scaled_r, B_i, i, k, decay_rate, over_d: gl.constexpr):
+    """The state after the step i of the interval, which is the step k of its round."""
     decay = exp2(gl.expand_dims(steps_r.index(i).load(over_d), 1) * decay_rate)
-    return decay * x + gl.expand_dims(scaled_r.index(i).load(over_d), 1) * B_i
+    return decay * x + gl.expand_dims(scaled_r.index(k).load(over_d), 1) * B_i
 
 
 @gluon.jit
@@ -84,10 +74,10 @@ def gradients(
     du, ddelta, dA, dB, dC, dD, dz, dbias, dstart, y, length, chunk_steps, chunks,
     CHANNELS_ALL: gl.constexpr, D_STATE: gl.constexpr, GROUPS: gl.constexpr,
     DY_ROW: gl.constexpr, U_ROW: gl.constexpr, DELTA_ROW: gl.constexpr, Z_ROW: gl.constexpr,
-    B_FIXED: gl.constexpr, C_FIXED: gl.constexpr, SOFTPLUS: gl.constexpr, HAS_BIAS: gl.constexpr,
-    HAS_D: gl.constexpr, HAS_Z: gl.constexpr, HAS_RESETS: gl.constexpr, HAS_ENDS: gl.constexpr,
-    FLIP: gl.constexpr, AGAIN: gl.constexpr, ROUGH: gl.constexpr,
-    KEEP: gl.constexpr, GROUP: gl.constexpr, SUBS: gl.constexpr, CHANNELS: gl.constexpr,
+    DZ_ROW: gl.constexpr, B_FIXED: gl.constexpr, C_FIXED: gl.constexpr,
+    SOFTPLUS: gl.constexpr, HAS_BIAS: gl.constexpr, HAS_D: gl.constexpr, HAS_Z: gl.constexpr,
+    HAS_RESETS: gl.constexpr, HAS_ENDS: gl.constexpr, FLIP: gl.constexpr, AGAIN: gl.constexpr,
+    ROUGH: gl.constexpr, KEEP: gl.constexpr, GROUP: gl.constexpr, SUBS: gl.constexpr, CHANNELS: gl.constexpr,
     D_TILE: gl.constexpr, LANES: gl.constexpr,
 ):  # fmt: skip
     """dA (batch, chunks, channels, d_state), dD, dbias (batch, chunks, channels), for the caller to add up.
@@ -119,7 +109,7 @@ def gradients(
     over_c: gl.constexpr = gl.SliceLayout(0, LAYOUT)
     M_ROW: gl.constexpr = GROUPS * D_STATE
     steps_s = gl.allocate_shared_memory(gl.float32, [rounds, GROUP, BLOCK], TABLE)
-    scaled_s = gl.allocate_shared_memory(gl.float32, [rounds, GROUP, BLOCK], TABLE)
+    scaled_s = gl.allocate_shared_memory(gl.float32, [GROUP, BLOCK], TABLE)
     grads_s = gl.allocate_shared_memory(gl.float32, [GROUP, BLOCK], TABLE)
     B_s = gl.allocate_shared_memory(gl.float32, [KEEP, D_TILE], TABLE)
     C_s = gl.allocate_shared_memory(gl.float32, [KEEP, D_TILE], TABLE)
@@ -130,7 +120,7 @@ def gradients(
     dB_parts = gl.allocate_shared_memory(gl.float32, [GROUP, OTHERS, D_TILE], TABLE)
     dC_parts = gl.allocate_shared_memory(gl.float32, [GROUP, OTHERS, D_TILE], TABLE)
     steps_r = steps_s._reinterpret(gl.float32, [KEEP, BLOCK], LINE)
-    scaled_r = scaled_s._reinterpret(gl.float32, [KEEP, BLOCK], LINE)
+    scaled_r = scaled_s._reinterpret(gl.float32, [GROUP, BLOCK], LINE)
     grads_r = grads_s._reinterpret(gl.float32, [GROUP, BLOCK], LINE)
     B_r = B_s._reinterpret(gl.float32, [KEEP, D_TILE], LINE)
     C_r = C_s._reinterpret(gl.float32, [KEEP, D_TILE], LINE)
@@ -212,7 +202,9 @@ def gradients(
             if not C_FIXED:
                 C_s.store(C_k.to(gl.float32))
             for j in range(0, rounds - 1):
-                _stage(steps_s, scaled_s, j, raw_delta, raw_u, offset, valid, SOFTPLUS, ROUGH)
+                step = step_size(raw_delta, offset, valid, SOFTPLUS, ROUGH)
+                steps_s.index(j).store(step)
+                scaled_s.store(step * raw_u.to(gl.float32))
                 valid = gl.expand_dims(t + (j + 1) * GROUP + i_g < steps, 1) & gl.expand_dims(in_c_p, 0)
                 rows = gl.expand_dims(row + walk(t + (j + 1) * GROUP + i_g, FLIP), 1)
                 raw_delta = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=no_step(SOFTPLUS))
@@ -226,15 +218,20 @@ def gradients(
                         B_i = B_tile
                     else:
                         B_i = gl.expand_dims(B_r.index(i).load(over_c), 0)
-                    x = _advance(x, steps_r, scaled_r, B_i, i, decay_rate, over_d)
-            _stage(steps_s, scaled_s, rounds - 1, raw_delta, raw_u, offset, valid, SOFTPLUS, ROUGH)
+                    x = _advance(x, steps_r, scaled_r, B_i, i, k, decay_rate, over_d)
+            steps_s.index(rounds - 1).store(step_size(raw_delta, offset, valid, SOFTPLUS, ROUGH))
             for jj in range(0, rounds):
                 j = rounds - 1 - jj
                 t_j = t + j * GROUP
                 valid = gl.expand_dims(t_j + i_g < steps, 1) & gl.expand_dims(in_c_p, 0)
                 rows = gl.expand_dims(row + walk(t_j + i_g, FLIP), 1)
+                value = raw_u.to(gl.float32)
+                scaled_s.store(steps_s.index(j).load(SEQUENCE) * value)
+                i_b = t_j - GROUP + i_g
+                inside = gl.expand_dims((i_b >= t) & (i_b < steps), 1) & gl.expand_dims(in_c_p, 0)
+                before = gl.expand_dims(row + walk(i_b, FLIP), 1)
+                raw_u = gl.load(u + before * U_ROW + columns, mask=inside, other=0.0)
                 raw_delta = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=no_step(SOFTPLUS))
-                raw_u = gl.load(u + rows * U_ROW + columns, mask=valid, other=0.0)
                 raw_dy = gl.load(dy + rows * DY_ROW + columns, mask=valid, other=0.0)
                 if HAS_Z:
                     raw_z = gl.load(z + rows * Z_ROW + columns, mask=valid, other=0.0)
@@ -247,7 +244,7 @@ def gradients(
                         B_i = B_tile
                     else:
                         B_i = gl.expand_dims(B_r.index(i).load(over_c), 0)
-                    x = _advance(x, steps_r, scaled_r, B_i, i, decay_rate, over_d)
+                    x = _advance(x, steps_r, scaled_r, B_i, i, k, decay_rate, over_d)
                     xs = xs + (x,)
                 grad = raw_dy.to(gl.float32)
                 if HAS_Z:
@@ -265,7 +262,7 @@ def gradients(
                 for k in gl.static_range(GROUP - 1, -1, -1):
                     i = j * GROUP + k
                     step_i = gl.expand_dims(steps_r.index(i).load(over_d), 1)
-                    scaled_i = gl.expand_dims(scaled_r.index(i).load(over_d), 1)
+                    scaled_i = gl.expand_dims(scaled_r.index(k).load(over_d), 1)
                     grad_i = gl.expand_dims(grads_r.index(k).load(over_d), 1)
                     if B_FIXED:
                         B_i = B_tile
@@ -297,7 +294,6 @@ def gradients(
                     gl.store(dC + at, dC_before + _collect(dC_cube, MATRIX_PARTS, PRODUCTS), mask=in_m)
 
                 dscaled = _collect(scaled_cube, CHANNEL_PARTS, SEQUENCE)
-                value = raw_u.to(gl.float32)
                 dstep = (
                     dscaled * value + _collect(exponent_cube, CHANNEL_PARTS, SEQUENCE) * 0.6931471805599453
                 )
@@ -309,7 +305,7 @@ def gradients(
                     out = _collect(out_cube, CHANNEL_PARTS, SEQUENCE) + skip * value
                 if HAS_Z:
                     dgate = raw_dy.to(gl.float32) * out * open_ * (1.0 + gate * (1.0 - open_))
-                    gl.store(dz + rows * CHANNELS_ALL + columns, dgate, mask=valid)
+                    gl.store(dz + rows * DZ_ROW + columns, dgate, mask=valid)
                     out *= gate * open_
                 if AGAIN:
                     gl.store(y + rows * CHANNELS_ALL + columns, out, mask=valid)
