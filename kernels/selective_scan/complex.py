@@ -2,7 +2,7 @@
 
 The states of one chunk are in memory while it is worked on. The backward pass recomputes them from the state
 at the chunk's start and walks back with the adjoint recurrence. Gradients of complex tensors are those of
-their conjugates, as everywhere in PyTorch.
+their conjugates, as everywhere in PyTorch. A reset is a decay of zero: infinities and NaN do not stop at it.
 """
 
 from collections.abc import Iterator
