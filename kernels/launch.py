@@ -37,6 +37,19 @@ def launch(kernel: Any, grid: tuple[int, ...], arguments: tuple, **constants: An
     _COMPILED[key] = compiled, tuple(constants[name] for name in names)
 
 
+# Triton's own functions of these names cost as much as a launch.
+
+
+def ceil_div(total: int, part: int) -> int:
+    """How many parts make up the total."""
+    return -(-total // part)
+
+
+def next_power_of_2(number: int) -> int:
+    """The smallest power of two that is not below the number."""
+    return 1 << (number - 1).bit_length()
+
+
 def _kind(argument: Tensor | float | None) -> Any:
     """All that Triton compiles a different kernel for."""
     if isinstance(argument, Tensor):

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssm_seq.kernels.gpu_math import sigmoid
-from ssm_seq.kernels.launch import launch
+from ssm_seq.kernels.launch import ceil_div, launch
 
 BLOCK = 128  # channels of a program
 
@@ -44,7 +44,7 @@ def step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bo
     bias = None if bias is None else bias.contiguous()
     arguments = (state, x, weight.contiguous(), bias, y, *state.stride(), x.stride(0))
     launch(
-        _step_kernel, (triton.cdiv(channels, BLOCK), batch), arguments,
+        _step_kernel, (ceil_div(channels, BLOCK), batch), arguments,
         CHANNELS=channels, WIDTH=weight.shape[1], SILU=silu, BLOCK_=BLOCK, num_warps=4,
     )  # fmt: skip
     return y

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ssm_seq.kernels.launch import launch
+from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2
 
 LOGITS = 2**26  # held at once: 256 MiB, and half of it for their gradients in 16 bits
 MAX_ROWS = 2**17  # at once: the tensor cores' sums over rows lose digits where there are too many
@@ -84,7 +84,7 @@ def forward(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Te
         logits = _product(hidden[rows], matrix.t())
         layout = _layout(weight, matrix)
         arguments = (logits, targets[rows], losses[rows], sums[rows], len(logits))
-        launch(_loss_kernel, (triton.cdiv(len(logits), layout["ROWS_"]),), arguments, **layout)
+        launch(_loss_kernel, (ceil_div(len(logits), layout["ROWS_"]),), arguments, **layout)
     return losses, sums
 
 
@@ -100,7 +100,7 @@ def backward(
     for rows in _chunks(hidden, matrix):
         logits = _product(hidden[rows], matrix.t())
         gradient = logits if hidden.dtype == torch.float32 else torch.empty_like(logits, dtype=hidden.dtype)
-        grid = triton.cdiv(len(logits), layout["ROWS_"]), triton.cdiv(layout["ROW"], layout["BLOCK_"])
+        grid = ceil_div(len(logits), layout["ROWS_"]), ceil_div(layout["ROW"], layout["BLOCK_"])
         arguments = (logits, targets[rows], sums[rows], dlosses[rows], gradient, len(logits))
         launch(_gradient_kernel, grid, arguments, **layout)
         torch.mm(gradient, matrix, out=dhidden[rows])
@@ -127,5 +127,5 @@ def _chunks(hidden: Tensor, matrix: Tensor) -> Iterator[slice]:
 
 
 def _layout(weight: Tensor, matrix: Tensor) -> dict[str, int]:
-    block = min(triton.next_power_of_2(len(matrix)), TILE)
+    block = min(next_power_of_2(len(matrix)), TILE)
     return {"VOCAB": len(weight), "ROW": len(matrix), "ROWS_": TILE // block, "BLOCK_": block, "num_warps": 4}

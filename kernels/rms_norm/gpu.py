@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ssm_seq.kernels.launch import launch
+from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2
 
 TILE = 2048  # elements of a program at a time, more where a row is longer
 PROGRAMS = 2048  # of the backward at most: each leaves a partial sum of the weight's gradient
@@ -80,7 +80,7 @@ def forward(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None) -> t
         flat, past, weight.contiguous(), normed, summed, rows, eps,
         flat.stride(0), 0 if past is None else past.stride(0),
     )  # fmt: skip
-    grid = (triton.cdiv(rows, layout["ROWS_"]),)
+    grid = (ceil_div(rows, layout["ROWS_"]),)
     launch(_forward_kernel, grid, arguments, HAS_RESIDUAL=past is not None, **layout)
     return normed, summed
 
@@ -98,7 +98,7 @@ def backward(
     total = torch.empty(summed.shape, dtype=summed.dtype, device=summed.device)
     dx = None if dnormed.dtype == summed.dtype else torch.empty_like(total, dtype=dnormed.dtype)
     layout = _layout(width)
-    programs = min(max(triton.cdiv(rows, layout["ROWS_"]) // 4, 1), PROGRAMS)
+    programs = min(max(ceil_div(rows, layout["ROWS_"]) // 4, 1), PROGRAMS)
     dweight = torch.empty((programs, width), dtype=torch.float32, device=summed.device)
     arguments = (
         gradient, carried, values, weight.contiguous(), total, dx, dweight, rows, eps,
@@ -116,6 +116,6 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 def _layout(width: int) -> dict[str, int]:
-    block = triton.next_power_of_2(width)
+    block = next_power_of_2(width)
     rows = max(TILE // block, 1)
     return {"WIDTH": width, "ROWS_": rows, "BLOCK_": block, "num_warps": max(block * rows // 512, 1)}

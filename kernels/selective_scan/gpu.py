@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-import triton
 from torch import Tensor
 
-from ssm_seq.kernels.launch import launch
+from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2
 from ssm_seq.kernels.rows import even_rows
 from ssm_seq.kernels.selective_scan.gpu_backward import gradients
 from ssm_seq.kernels.selective_scan.gpu_forward import chunk_ends, outputs, pass_over_chunks
 
+INTERVAL = 16  # a state is kept for the backward pass every so many steps
 GROUP = 4  # steps whose states the backward pass holds in registers
 _LOG2_E = 1 / math.log(2)
 
@@ -39,7 +39,7 @@ def forward_cut(batch: int, length: int, of_group: int, groups: int, d_state: in
     """
 
     def warps(cut: Cut) -> int:
-        return batch * groups * triton.cdiv(of_group, cut.channels * 32 // _tile(d_state, cut.states)[1])
+        return batch * groups * ceil_div(of_group, cut.channels * 32 // _tile(d_state, cut.states)[1])
 
     whole = Cut(1, 32 if d_state > 16 else 16, length, 8, 255)
     if d_state <= 16 and warps(whole) >= 3.5 * processors:
@@ -55,7 +55,7 @@ def forward_cut(batch: int, length: int, of_group: int, groups: int, d_state: in
 
 def _even_chunk(length: int, chunks: int) -> int:
     """Steps of a chunk where there are to be about so many: whole stages and intervals, not too short."""
-    return max(triton.cdiv(length, max(chunks, 1) * 32) * 32, 128)
+    return max(ceil_div(length, max(chunks, 1) * 32) * 32, 128)
 
 
 @lru_cache
@@ -65,7 +65,7 @@ def _processors(device: torch.device) -> int:
 
 def _tile(d_state: int, states: int) -> tuple[int, int]:
     """d_state rounded up to a power of 2, and the lanes that share a channel with `states` each at most."""
-    tile = triton.next_power_of_2(d_state)
+    tile = next_power_of_2(d_state)
     return tile, min(max(tile // states, 1), 32)
 
 
@@ -74,15 +74,10 @@ def kept_dtype(u: Tensor) -> torch.dtype:
     return torch.float32 if u.dtype == torch.float32 else torch.bfloat16
 
 
-def kept_interval(u: Tensor, A: Tensor) -> int:
-    """Steps from one kept state to the next: as many as 8 warps' share of shared memory has room for."""
-    return 32 if u.dtype != torch.float32 and A.shape[1] <= 16 else 16
-
-
 def kept_shape(u: Tensor, A: Tensor) -> tuple[int, ...]:
     """Shape of the states that the forward pass keeps for the backward pass."""
     batch, length, channels = u.shape
-    return batch, triton.cdiv(length, kept_interval(u, A)), channels, A.shape[1]
+    return batch, ceil_div(length, INTERVAL), channels, A.shape[1]
 
 
 def forward(
@@ -111,8 +106,8 @@ def forward(
     resets = None if resets is None else resets.contiguous().view(torch.uint8)
     cut = cut or forward_cut(batch, length, channels // groups, groups, d_state, _processors(u.device))
     d_tile, lanes = _tile(d_state, cut.states)
-    chunks = triton.cdiv(length, cut.chunk)
-    blocks = groups * triton.cdiv(channels // groups, cut.channels * 32 // lanes)
+    chunks = ceil_div(length, cut.chunk)
+    blocks = groups * ceil_div(channels // groups, cut.channels * 32 // lanes)
     shared = {
         "CHANNELS_ALL": channels, "D_STATE": d_state, "GROUPS": groups,
         "DELTA_ROW": delta.stride(1), "UNROLL": cut.unroll, "SOFTPLUS": delta_softplus,
@@ -138,7 +133,7 @@ def forward(
         outputs, (batch * chunks * blocks,),
         (u, delta, A2, B, C, D, z, bias, resets, states, y, final, kept, length, cut.chunk, chunks),
         U_ROW=u.stride(1), Z_ROW=0 if z is None else z.stride(1), B_FIXED=B.dim() == 2, C_FIXED=C.dim() == 2,
-        KEEP=kept_interval(u, A) if keep else 0,
+        KEEP=INTERVAL if keep else 0,
         HAS_START=states is not None, HAS_D=D is not None, HAS_Z=z is not None, **shared,
     )  # fmt: skip
     return y, final, kept
@@ -169,7 +164,7 @@ def pass_states(
     """Turn the chunks' end states into the states at their starts, in place."""
     batch, chunks, channels, d_state = states.shape
     start = None if start is None else start.float().contiguous()
-    grid = (triton.cdiv(channels * d_state, 32), batch)
+    grid = (ceil_div(channels * d_state, 32), batch)
     launch(
         pass_over_chunks, grid, (states, sums, A2, start, chunks),
         CHANNELS_ALL=channels, D_STATE=d_state, HAS_START=start is not None, REVERSE=reverse,
@@ -196,13 +191,13 @@ def backward_cut(
     Long chunks first, for which a warp does several blocks; this also leaves fewer parts of dB and dC.
     """
     channels, states = (4, 4) if d_state <= 16 else (2, 8)
-    blocks = triton.cdiv(of_group, channels * 32 // _tile(d_state, states)[1])
+    blocks = ceil_div(of_group, channels * 32 // _tile(d_state, states)[1])
     places = 8 * processors // (batch * groups)
-    sets = min(max(places // triton.cdiv(length, 8192), 1), blocks)
+    sets = min(max(places // ceil_div(length, 8192), 1), blocks)
     if length >= 32768:
         sets = min(sets, 8)
-    each = triton.cdiv(blocks, sets)
-    return BackwardCut(channels, states, _even_chunk(length, places // triton.cdiv(blocks, each)), each)
+    each = ceil_div(blocks, sets)
+    return BackwardCut(channels, states, _even_chunk(length, places // ceil_div(blocks, each)), each)
 
 
 def backward(
@@ -237,7 +232,7 @@ def backward(
     resets = None if resets is None else resets.contiguous().view(torch.uint8)
     cut = cut or backward_cut(batch, length, channels // groups, groups, d_state, _processors(u.device))
     d_tile, lanes = _tile(d_state, cut.states)
-    chunks = triton.cdiv(length, cut.chunk)
+    chunks = ceil_div(length, cut.chunk)
     shared = {
         "CHANNELS_ALL": channels, "D_STATE": d_state, "GROUPS": groups, "DELTA_ROW": delta.stride(1),
         "Z_ROW": 0 if z is None else z.stride(1), "SOFTPLUS": delta_softplus, "HAS_BIAS": bias is not None,
@@ -249,7 +244,7 @@ def backward(
         ends, sums = (u.new_empty(shape, dtype=torch.float32) for shape in _chunk_shapes(batch, chunks, A))
         ahead = Cut(2, 16, cut.chunk, 4, 168) if d_state <= 16 else Cut(1, 32, cut.chunk, 4, 255)
         end_lanes = _tile(d_state, ahead.states)[1]
-        end_blocks = groups * triton.cdiv(channels // groups, ahead.channels * 32 // end_lanes)
+        end_blocks = groups * ceil_div(channels // groups, ahead.channels * 32 // end_lanes)
         launch(
             chunk_ends, (batch * (chunks - 1) * end_blocks,),
             (dy, delta, A2, C, z, bias, resets, ends, sums, length, cut.chunk, chunks),
@@ -258,7 +253,7 @@ def backward(
             TILES=_tiles(d_tile, end_lanes), maxnreg=ahead.registers, **shared,
         )  # fmt: skip
         pass_states(ends, sums, A2, dfinal, resets is not None, reverse=True)
-    sets = triton.cdiv(triton.cdiv(channels // groups, cut.channels * 32 // lanes), cut.blocks)
+    sets = ceil_div(ceil_div(channels // groups, cut.channels * 32 // lanes), cut.blocks)
     du, ddelta = (torch.empty((batch, length, channels), dtype=v.dtype, device=u.device) for v in (u, delta))
     if z is not None and dz is None:
         dz = torch.empty((batch, length, channels), dtype=z.dtype, device=u.device)
@@ -277,7 +272,7 @@ def backward(
         ),
         DY_ROW=dy.stride(1), U_ROW=u.stride(1), B_FIXED=B.dim() == 2, C_FIXED=C.dim() == 2,
         DZ_ROW=0 if dz is None else dz.stride(1), HAS_D=D is not None, HAS_ENDS=ends is not None, AGAIN=again,
-        KEEP=kept_interval(u, A), GROUP=GROUP, SUBS=cut.blocks, CHANNELS=cut.channels, LANES=lanes, **shared,
+        KEEP=INTERVAL, GROUP=GROUP, SUBS=cut.blocks, CHANNELS=cut.channels, LANES=lanes, **shared,
     )  # fmt: skip
     dB, dC = (_added_up(part, matrix) for part, matrix in ((dB, B), (dC, C)))
     dA, dD, dbias = (part.sum((0, 1)) for part in (dA, dD, dbias))

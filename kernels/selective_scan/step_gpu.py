@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssm_seq.kernels.gpu_math import sigmoid, softplus
-from ssm_seq.kernels.launch import launch
+from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2
 
 TILE = 1024  # states of a program, at least one channel's
 
@@ -64,15 +64,15 @@ def step(
     D, delta_bias = (None if t is None else t.contiguous() for t in (D, delta_bias))
     y = torch.empty((batch, channels), dtype=u.dtype, device=u.device)
     # A warp has 256 states or is the only one: no state is held twice, so none is read after its overwriting.
-    d_tile = triton.next_power_of_2(d_state)
-    block = min(max(TILE // d_tile, 1), triton.next_power_of_2(channels))
+    d_tile = next_power_of_2(d_state)
+    block = min(max(TILE // d_tile, 1), next_power_of_2(channels))
     arguments = (
         state, u, delta, A.contiguous(), B, C, D, z, delta_bias, y,
         *state.stride(), u.stride(0), delta.stride(0), 0 if z is None else z.stride(0),
         *B.stride()[:2], *C.stride()[:2],
     )  # fmt: skip
     launch(
-        _step_kernel, (triton.cdiv(channels, block), batch), arguments,
+        _step_kernel, (ceil_div(channels, block), batch), arguments,
         CHANNELS=channels, D_STATE=d_state, B_SHARE=channels // B.shape[1], C_SHARE=channels // C.shape[1],
         SOFTPLUS=delta_softplus, BLOCK=block, D_TILE=d_tile,
         num_warps=min(max(block * d_tile // 256, 1), 4),
