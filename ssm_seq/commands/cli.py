@@ -16,6 +16,7 @@ SUMMARIES = {
     "evaluate": "Judge a model, or the simple baselines, on the test split of a store.",
     "score": "Read every record of a file in one recurrent pass, in constant memory.",
     "generate": "Sample from a language model step by step, as WAV or FASTA.",
+    "bench": "Time the kernels and models on this machine, beside floors, targets and other libraries.",
     "convert": "Turn a language model into the layout of mamba-ssm, of transformers or of this library.",
 }
 PATHS = {
@@ -33,7 +34,20 @@ OPTIONS = {
     "score": ["model", "input", "out"],
     "generate": ["model", "store*", "out"],
     "convert": ["model", "out"],
+    "bench": ["out*"],
 }
+NO_OVERRIDES = {"convert", "bench"}
+# What bench chooses from. The models are those of the device: on a CPU one beside transformers.
+GROUPS = [
+    "scan",
+    "conv",
+    "rms_norm",
+    "linear_cross_entropy",
+    "mixer",
+    "selective_step",
+    "models",
+    "first_call",
+]
 LAYOUTS = ["mamba_ssm", "transformers", "ssm_seq"]
 VALUES = """\
 Values are Hydra overrides of the tree in config/; ssm_seq/config.py says what each means:
@@ -57,15 +71,22 @@ def parser() -> argparse.ArgumentParser:
             name,
             help=summary,
             description=summary,
-            epilog=MISTAKES if name == "convert" else VALUES + MISTAKES,
+            epilog=MISTAKES if name in NO_OVERRIDES else VALUES + MISTAKES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name != "convert":
+        if name not in NO_OVERRIDES:
             command.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides")
             command.add_argument(
                 "--config-dir", type=Path, default="config", metavar="DIR", help="Hydra tree"
             )
-        command.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all cores)")
+        threads = 2 if name == "bench" else None  # figures of CPUs are figures of two threads
+        command.add_argument(
+            "--threads",
+            type=positive,
+            metavar="N",
+            default=threads,
+            help=f"CPU threads (default: {threads or 'all cores'})",
+        )
         for option in OPTIONS[name]:
             path = option.rstrip("*")
             command.add_argument(
@@ -73,6 +94,10 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "evaluate":
             command.add_argument("--baselines", action="store_true", help="simple baselines, no model")
+        if name == "bench":
+            command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+            command.add_argument("--only", nargs="+", choices=GROUPS, help="measure these and nothing else")
+            command.add_argument("--commit", help="what is measured, where it is not git's HEAD")
         if name == "convert":
             command.add_argument("--layout", choices=LAYOUTS, required=True, help="what to write")
             command.add_argument("--alphabet", help="what another library's ids mean: dna, mu_law or linear")
@@ -88,7 +113,8 @@ def positive(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command: 0 when it worked, 2 for bad input, 130 when interrupted."""
+    """Run one command: 0 when it worked, 1 when bench has cases that failed, 2 for bad input, 130 when
+    interrupted."""
     # Overrides may stand before, between and behind the options; argparse alone takes one run of them.
     options, more = parser().parse_known_args(arguments)
     if unknown := [item for item in more if item.startswith("-") or "overrides" not in options]:
@@ -101,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Read by OpenMP, MKL and Numba when they start, hence before the command's imports.
         os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(options.threads)
     try:
-        importlib.import_module(f"ssm_seq.commands.{options.command}").run(options)
+        return importlib.import_module(f"ssm_seq.commands.{options.command}").run(options) or 0
     except InputError as error:
         print(f"ssm-seq {options.command}: {error}", file=sys.stderr)
         return 2
@@ -112,7 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"ssm-seq {options.command}: stopped; run it again to go on", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

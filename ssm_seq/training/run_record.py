@@ -38,7 +38,7 @@ def run_record(config: Config, store: Store, model: nn.Module, device: torch.dev
             "records": len(store.records),
             "bytes": len(store.data),
         },
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "peak_resident_mib": _peak_resident_mib(),
@@ -58,7 +58,8 @@ def git_commit() -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's CPU."""
     if Path("/proc/cpuinfo").exists():
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,0 +1,1 @@
+"""Times and memory of kernels and models beside floors, targets and peers (ssm-seq bench)."""

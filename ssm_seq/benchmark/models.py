@@ -1,0 +1,69 @@
+"""Training steps and forward passes of whole language models on a GPU, as the training loop runs them."""
+
+from collections.abc import Callable
+
+import torch
+
+from ssm_seq.benchmark.cases import ModelCase
+from ssm_seq.benchmark.floors import H100
+from ssm_seq.benchmark.measured import Measured, Peer
+from ssm_seq.benchmark.timing import allocated, milliseconds, peak_gib
+from ssm_seq.config import ModelConfig, OptimConfig
+from ssm_seq.data.alphabet import TOKENS
+from ssm_seq.models import LanguageModel
+from ssm_seq.training.batches import Batch, losses
+from ssm_seq.training.optimizer import parameter_groups
+
+
+def measure_model(case: ModelCase, device: torch.device) -> Measured:
+    """Forward, loss, backward and AdamW, or the logits alone; bfloat16 autocast on a GPU.
+
+    Raises:
+        Exception: whatever the model raises, torch.cuda.OutOfMemoryError among it.
+    """
+    torch.manual_seed(0)
+    before = allocated(device)
+    config = ModelConfig(d_model=case.d_model, n_layers=case.layers, d_state=case.d_state)
+    model = LanguageModel(config, case.vocab, TOKENS).to(device)
+    ids = torch.randint(case.vocab, (case.batch, case.length + 1), device=device)
+    run = _training_step(model, ids) if case.training else _forward(model, ids[:, :-1])
+    run()  # what is compiled is compiled here, and the optimiser's state made
+    peak = peak_gib(run, device, before)
+    times = milliseconds(run, device)
+    on_h100 = device.type == "cuda" and torch.cuda.get_device_name(device) == H100
+    return Measured(
+        case.name,
+        times.median,
+        low=times.low,
+        high=times.high,
+        target=case.target if on_h100 else None,
+        peak=peak,
+        peak_target=case.target_peak if on_h100 else None,
+        peer=recorded_peer(case) if on_h100 else None,
+    )
+
+
+def recorded_peer(case: ModelCase) -> Peer:
+    return Peer("mamba-ssm", case.peer, case.peer_peak, recorded=True, note=case.peer_note)
+
+
+def _training_step(model: LanguageModel, ids: torch.Tensor) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(parameter_groups(model, OptimConfig()), betas=(0.9, 0.98))
+    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    everything = torch.ones_like(targets, dtype=torch.bool)
+    batch = Batch(inputs, targets, everything.float(), everything)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        losses(model, batch)[0].mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def _forward(model: LanguageModel, ids: torch.Tensor) -> Callable[[], None]:
+    def forward() -> None:
+        with torch.no_grad(), torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.is_cuda):
+            model(ids)
+
+    return forward
