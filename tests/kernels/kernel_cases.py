@@ -60,18 +60,23 @@ def with_gradients(
         for name, value in arguments.items()
     }
     y, state = function(**leaves)
-    generator = torch.Generator().manual_seed(seed)
-    sent = []
-    for result in (y, state):
-        numbers = torch.randn(*result.shape, 2 if result.is_complex() else 1, generator=generator)
-        numbers = numbers.to(torch.bfloat16).float()
-        numbers = torch.view_as_complex(numbers) if result.is_complex() else numbers.squeeze(-1)
-        sent.append(numbers.to(result))
+    sent = sent_gradients(y, state, seed=seed)
     tensors = {name: leaf for name, leaf in leaves.items() if has_gradient(leaf)}
     gradients = torch.autograd.grad((y, state), list(tensors.values()), sent)
     found = {"y": y.detach(), "state": state.detach()}
     found.update({f"d{name}": gradient for name, gradient in zip(tensors, gradients, strict=True)})
     return found
+
+
+def sent_gradients(*results: Tensor, seed: int = 1) -> list[Tensor]:
+    """Fixed random gradients of the results, exact in bfloat16 too."""
+    generator, sent = torch.Generator().manual_seed(seed), []
+    for result in results:
+        numbers = torch.randn(*result.shape, 2 if result.is_complex() else 1, generator=generator)
+        numbers = numbers.to(torch.bfloat16).float()
+        numbers = torch.view_as_complex(numbers) if result.is_complex() else numbers.squeeze(-1)
+        sent.append(numbers.to(result))
+    return sent
 
 
 def has_gradient(value: Tensor | bool | None) -> bool:

@@ -10,6 +10,7 @@ from kernel_cases import (
     error,
     in_double,
     scan_inputs,
+    sent_gradients,
     with_gradients,
 )
 
@@ -231,16 +232,32 @@ def test_what_does_not_fit_is_named(name, value, message):
 
 
 @pytest.mark.gpu
-def test_chunk_lengths_change_rounding_only():
+@pytest.mark.parametrize(
+    ("forward", "backward"),
+    [
+        ((1, 16, 32, 4, 128), (4, 4, 64, 1)),
+        ((2, 16, 256, 4, 168), (2, 8, 128, 5)),
+        ((1, 8, 1024, 8, 255), (4, 4, 1024, 3)),
+    ],
+    ids=str,
+)
+def test_how_the_work_is_cut_changes_rounding_only(forward, backward):
     from ssm_seq.kernels.selective_scan import gpu
 
     arguments = scan_inputs(2, 1000, 96, 16, device="cuda")
-    expected = definition.selective_scan(**in_double(arguments))
+    expected = with_gradients(definition.selective_scan, in_double(arguments))
+    dy, dstate = sent_gradients(expected["y"], expected["state"])
     arguments |= {name: arguments[name].unsqueeze(2) for name in ("B", "C")}
-    for cut in (gpu.Cut(1, 32, 2), gpu.Cut(2, 256, 4), gpu.Cut(4, 1024, 4)):
-        y, state, _ = gpu.forward(**arguments, resets=None, reverse=False, keep=False, cut=cut)
-        assert error(y, expected[0]) < FORWARD
-        assert error(state, expected[1]) < FORWARD
+    cut = gpu.Cut(*forward)
+    y, state, kept = gpu.forward(**arguments, resets=None, reverse=False, keep=True, cut=cut)
+    del arguments["initial_state"]
+    rest = {"resets": None, "reverse": False, "kept": kept, "again": True}
+    found = gpu.backward(dy.float(), dstate.float(), **arguments, **rest, cut=gpu.BackwardCut(*backward))
+    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+    gradients = {f"d{name}": v for name, v in zip(names, found[:9], strict=True)}
+    gradients |= {name: gradients[name].squeeze(2) for name in ("dB", "dC")}
+    assert_close({"y": y, "state": state, **gradients}, expected, FORWARD, GRADIENT)
+    assert error(found[9], expected["y"]) < FORWARD
 
 
 @pytest.mark.parametrize("device", DEVICES)
