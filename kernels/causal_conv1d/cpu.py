@@ -103,8 +103,12 @@ def backward(
     silu: bool,
     initial_state: Tensor | None,
     starts: Tensor | None = None,
+    dx: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Gradients of x, weight, bias and the initial state, in the compute dtype."""
+    """Gradients of x, weight, bias and the initial state, in the compute dtype.
+
+    dx: where the gradient of x goes, in its own dtype; a new tensor if None.
+    """
     dtype, items, arrays = _arrays(x, weight, bias, silu, initial_state, starts)
     batch, length, channels = x.shape
     taps = weight.shape[1]
@@ -116,8 +120,9 @@ def backward(
     grad = as_array(dy, dtype, dpadded.shape[2])
     grad = grad.copy() if silu and grad.ctypes.data == dy.data_ptr() else grad
     run(_backward, items, *arrays, grad, dpadded.numpy(), dweight.numpy(), dbias.numpy())
+    of_x = dpadded[:, taps - 1 :, :channels]
     return (
-        dpadded[:, taps - 1 :, :channels].contiguous(),
+        of_x.contiguous() if dx is None else dx.copy_(of_x),
         dweight.sum(0)[:, :channels].t().contiguous(),
         dbias.sum(0)[:channels],
         dpadded[:, : taps - 1, :channels].clone(memory_format=torch.contiguous_format),

@@ -192,7 +192,8 @@ def _lead_in(
 @triton.jit(do_not_specialize=["length", "span"])
 def backward_kernel(
     dy, x, weight, bias, start, starts, dfinal, dx, sums, dstart, length, span,
-    CHANNELS: tl.constexpr, ROW: tl.constexpr, DY_ROW: tl.constexpr, WIDTH: tl.constexpr, SILU: tl.constexpr,
+    CHANNELS: tl.constexpr, ROW: tl.constexpr, WIDTH: tl.constexpr, SILU: tl.constexpr,
+    DY_ROW: tl.constexpr, DX_ROW: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Step t completes dx_(t - 3): a row begins with 3 steps that it does not own, the last one ends at
@@ -213,7 +214,7 @@ def backward_kernel(
     end_dx = tl.minimum(first + span, length + 3)
     place = x + (b * length + first) * ROW + c
     dy_place = dy + (b * length + first) * DY_ROW + c
-    dx_place = dx + (b * length + first - 3) * CHANNELS + c
+    dx_place = dx + (b * length + first - 3) * DX_ROW + c
     next_x = _steps(place, first, end, in_c, ROW, UNROLL)
     next_g = _steps(dy_place, first, end, in_c, DY_ROW, UNROLL)
     w0, w1 = _tap(weight, 0, c, in_c, WIDTH), _tap(weight, 1, c, in_c, WIDTH)
@@ -250,7 +251,7 @@ def backward_kernel(
             if dfinal is not None:
                 if begin + ROWS * span > length:
                     a3 += _from_final(dfinal, starts, b, t + i, c, length, in_c, three, CHANNELS, WIDTH)
-            tl.store(dx_place + (t0 + i) * CHANNELS, a3, mask=in_c & (t + i >= 3) & (t + i < end_dx))
+            tl.store(dx_place + (t0 + i) * DX_ROW, a3, mask=in_c & (t + i >= 3) & (t + i < end_dx))
             x3, x2, x1 = x2, x1, x0
             a3, a2, a1 = a2, a1, a0
     if chunk == 0:

@@ -234,10 +234,12 @@ def backward(
     reverse: bool,
     kept: Tensor,
     again: bool,
+    dz: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state, in the compute dtype.
 
     The last is y in u's dtype, computed on the way, if `again`; an empty tensor otherwise.
+    dz: where the gradient of z goes, in its own dtype; a new tensor if None.
     """
     inputs = _Arrays(u, delta, A, B, C, D, z, delta_bias, delta_softplus, resets, reverse)
     batch, length, channels = u.shape
@@ -251,11 +253,11 @@ def backward(
         return torch.zeros(batch, d_state, full, dtype=inputs.dtype)
 
     du, ddelta = (empty(batch, length, full) for _ in range(2))
-    dz, y = (empty(batch, length, full) if wanted else empty(0, 0, 0) for wanted in (z is not None, again))
+    dgate, y = (empty(batch, length, full) if wanted else empty(0, 0, 0) for wanted in (z is not None, again))
     dA, dstart = over_time(), empty(batch, d_state, full)
     dB, dC = (over_time() if M.dim() == 2 else empty(blocks, batch, length, d_state) for M in (B, C))
     dD, dbias = (empty(batch, full) for _ in range(2))
-    gradients = (du, ddelta, dA, dB, dC, dD, dz, dbias, dstart)
+    gradients = (du, ddelta, dA, dB, dC, dD, dgate, dbias, dstart)
     run(
         _backward,
         inputs.items,
@@ -269,6 +271,8 @@ def backward(
         inputs.gather(part.sum(0)).t().contiguous() if part.dim() == 3 else _of_groups(part, M.shape[2])
         for part, M in ((dB, B), (dC, C))
     )
+    if z is not None:
+        dgate = inputs.gather(dgate)
     return (
         inputs.gather(du),
         inputs.gather(ddelta),
@@ -276,7 +280,7 @@ def backward(
         dB,
         dC,
         inputs.gather(dD.sum(0)),
-        inputs.gather(dz) if z is not None else dz,
+        dgate if dz is None else dz.copy_(dgate),
         inputs.gather(dbias.sum(0)),
         inputs.gather(dstart).transpose(1, 2).contiguous(),
         inputs.gather(y).to(u.dtype) if again else y,

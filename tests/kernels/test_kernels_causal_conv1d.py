@@ -19,7 +19,7 @@ from kernel_cases import (
 )
 
 from ssm_seq.kernels import causal_conv1d, causal_conv1d_step
-from ssm_seq.kernels.causal_conv1d import definition
+from ssm_seq.kernels.causal_conv1d import definition, op
 
 SHAPES = [(2, 63, 24, 4), (1, 1, 1, 2), (2, 300, 70, 3), (1, 2, 64, 4), (1, 129, 130, 4)]
 
@@ -120,6 +120,29 @@ def test_rounded_inputs_and_absent_options(device, poisoned):
         case = {**arguments, **changes}
         expected = with_gradients(definition.causal_conv1d, in_double(case))
         assert_close(with_gradients(causal_conv1d, case), expected, ROUNDED_FORWARD, ROUNDED_GRADIENT)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_inputs_and_gradients_in_wider_rows(dtype, device, poisoned):
+    """x and dy come from, and dx goes into, one half of a tensor that leaves the other half alone."""
+    batch, length, channels = 2, 70, 24
+    arguments = conv_inputs(batch, length, channels, 4, device=device, dtype=dtype)
+    x, weight, bias, _, start = arguments.values()
+    constants = (weight, bias, True, start)
+    dy = x.flip(1)
+    path = op._device_path(x)
+    expected_y, expected_state = path.forward(x, *constants)
+    expected_dx, *expected = path.backward(dy, None, x, *constants)
+    wide_x, wide_dy, wide_dx = (torch.full((batch, length, 2 * channels), 7.0).to(x) for _ in range(3))
+    wide_x[..., channels:], wide_dy[..., :channels] = x, dy
+    x, dy, dx = wide_x[..., channels:], wide_dy[..., :channels], wide_dx[..., channels:]
+    y, state = path.forward(x, *constants)
+    written, *found = path.backward(dy, None, x, *constants, dx=dx)
+    assert written is dx
+    assert (wide_dx[..., :channels] == 7).all()
+    found, expected = (y, state, dx, *found), (expected_y, expected_state, expected_dx.to(dtype), *expected)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -248,7 +271,9 @@ def test_more_elements_than_32_bits_count():
 _INTERPRETED = """
 import torch
 from kernel_cases import assert_close, with_gradients
-from test_kernels_causal_conv1d import conv_inputs, of_packed, random_starts
+from test_kernels_causal_conv1d import (
+    conv_inputs, of_packed, random_starts, test_inputs_and_gradients_in_wider_rows
+)
 from ssm_seq.kernels.causal_conv1d import definition, gpu, op
 
 cut = gpu.Cut(rows=2, block=32, span=8, unroll=4, warps=1, registers=128)
@@ -265,6 +290,7 @@ for shape, changes, packed in [
     starts = random_starts(*shape[:2]) if packed else None
     expected = with_gradients(of_packed(definition.causal_conv1d, starts), arguments)
     assert_close(with_gradients(of_packed(op.causal_conv1d, starts), arguments), expected, 2e-6, 1e-5)
+test_inputs_and_gradients_in_wider_rows(torch.float32, "cpu", None)
 print("agreed")
 """
 

@@ -15,7 +15,7 @@ from kernel_cases import (
 )
 
 from ssm_seq.kernels import selective_scan, selective_step
-from ssm_seq.kernels.selective_scan import definition
+from ssm_seq.kernels.selective_scan import definition, op
 
 SHAPES = [
     (2, 63, 24, 5),
@@ -168,6 +168,30 @@ def test_strided_inputs(device):
     y, state = selective_scan(**strided)
     assert torch.equal(y, expected["y"])
     assert torch.equal(state, expected["state"])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_inputs_and_gradients_in_wider_rows(dtype, device, poisoned):
+    """z and dy come from, and dz goes into, one half of a tensor that leaves the other half alone."""
+    batch, length, channels = 2, 70, 24
+    arguments = scan_inputs(batch, length, channels, 16, device=device, dtype=dtype)
+    u, delta, A, B, C, D, z, bias, softplus, start = arguments.values()
+    path, dy = op._path(u, A), u.flip(1)
+
+    def run(z, dy, **places):
+        scan = (u, delta, A, B[:, :, None], C[:, :, None], D, z, bias, softplus)
+        y, final, kept = path.forward(*scan, start, None, False, True)
+        return [y, final, *path.backward(dy, None, *scan, None, False, kept, True, **places)]
+
+    expected = run(z, dy)
+    wide_z, wide_dy, wide_dz = (torch.full((batch, length, 2 * channels), 7.0).to(u) for _ in range(3))
+    wide_z[..., channels:], wide_dy[..., :channels] = z, dy
+    dz = wide_dz[..., channels:]
+    found = run(wide_z[..., channels:], wide_dy[..., :channels], dz=dz)
+    assert found[8] is dz
+    assert (wide_dz[..., :channels] == 7).all()
+    assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(found, expected, strict=True))
 
 
 def test_gradcheck():
