@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from ssm_seq.kernels.checks import expect, expect_axes
 from ssm_seq.kernels.mamba_mixer import definition, walk
-from ssm_seq.kernels.mamba_mixer.pieces import keeps_states, span_of_time
+from ssm_seq.kernels.mamba_mixer.pieces import backward_parts
 
 
 def mamba_mixer(
@@ -100,7 +100,8 @@ def _forward(
     """out, both states, and all that the walk saves in one tensor: operators return a fixed number."""
     weights = walk.Weights(in_proj, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D, out_proj)
     with torch.autocast(x.device.type, enabled=False):
-        out, conv, ssm, saved = walk.forward(x, weights, conv_state, ssm_state, keep)
+        matrices = walk.matrices_of(weights, x.dtype)
+        out, conv, ssm, saved = walk.forward(x, weights, matrices, conv_state, ssm_state, keep)
     saved = [part.flatten() for part in saved]
     return out, conv, ssm, torch.cat(saved) if len(saved) > 1 else saved[0] if saved else x.new_empty(0)
 
@@ -117,15 +118,13 @@ def _(
     state_dtype = torch.promote_types(x.dtype, torch.float32)
     if not keep:
         saved = x.new_empty(0)
-    elif keeps_states(batch, length, d_inner):
-        path, u = walk.device_paths(x)[1], x.new_empty(batch, length, d_inner)
+    elif walk.keeps_states(x, A):
         size = 1
-        for axis in path.kept_shape(u, A):
+        for axis in walk.kept_shape(x, A):
             size = size * axis
-        saved = x.new_empty(size, dtype=path.kept_dtype(u))
+        saved = x.new_empty(size, dtype=walk.device_paths(x)[1].kept_dtype(x))
     else:
-        span = span_of_time(length, d_inner)
-        parts = (length + span - 1) // span
+        parts = backward_parts(length, d_inner)
         saved = x.new_empty(batch * parts * d_inner * d_state, dtype=state_dtype)
     return (
         torch.empty_like(x),
@@ -161,8 +160,10 @@ def _backward(
         end = first
         return saved[first:last].view(shape)
 
-    weights = (in_proj, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D, out_proj)
-    gradients = _walk_back(dout, dconv, dssm, (x, *weights, conv_state, ssm_state), last_saved)
+    weights = walk.Weights(in_proj, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D, out_proj)
+    matrices = walk.matrices_of(weights, x.dtype)
+    inputs = (x, *weights, conv_state, ssm_state)
+    gradients = _walk_back(dout, dconv, dssm, inputs, matrices, last_saved)
     return [x.new_empty(0) if gradient is None else gradient for gradient in gradients]
 
 
@@ -183,13 +184,14 @@ def _walk_back(
     dconv: Tensor | None,
     dssm: Tensor | None,
     inputs: tuple[Tensor | None, ...],
+    matrices: walk.Matrices,
     saved: Callable[[tuple[int, ...]], Tensor],
 ) -> list[Tensor | None]:
     """The gradient of each of the twelve inputs in its dtype, None where there is no input."""
     x, *weights, conv_state, ssm_state = inputs
     with torch.autocast(x.device.type, enabled=False):
         dx, dweights, dconv_state, dssm_state = walk.backward(
-            dout, dconv, dssm, x, walk.Weights(*weights), conv_state, ssm_state, saved
+            dout, dconv, dssm, x, walk.Weights(*weights), matrices, conv_state, ssm_state, saved
         )
         return [
             None if tensor is None else gradient.to(tensor.dtype)
@@ -213,20 +215,26 @@ _mixer.register_autograd(_gradients, setup_context=_setup_context)
 
 
 class _EagerMixer(torch.autograd.Function):
-    """The same without the operator's dispatch, and without the copy of what it saves into one tensor."""
+    """The same without the operator's dispatch, and without the copy of what it saves into one tensor.
+
+    It also saves the matrices as they were cast, as autocast does for a linear layer.
+    """
 
     @staticmethod
     def forward(ctx, x, *arguments):
         *weights, conv_state, ssm_state, keep = arguments
+        weights = walk.Weights(*weights)
         with torch.autocast(x.device.type, enabled=False):
-            *outputs, saved = walk.forward(x, walk.Weights(*weights), conv_state, ssm_state, keep)
-        ctx.save_for_backward(x, *weights, conv_state, ssm_state, *saved)
+            matrices = walk.matrices_of(weights, x.dtype)
+            *outputs, saved = walk.forward(x, weights, matrices, conv_state, ssm_state, keep)
+        ctx.save_for_backward(x, *weights, conv_state, ssm_state, *matrices, *saved)
         ctx.set_materialize_grads(False)
         return tuple(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout, dconv, dssm):
-        inputs, saved = ctx.saved_tensors[:12], list(ctx.saved_tensors[12:])
+        tensors = ctx.saved_tensors
+        inputs, matrices, saved = tensors[:12], walk.Matrices(*tensors[12:16]), list(tensors[16:])
         dout = torch.zeros_like(inputs[0]) if dout is None else dout
-        return *_walk_back(dout, dconv, dssm, inputs, lambda shape: saved.pop()), None
+        return *_walk_back(dout, dconv, dssm, inputs, matrices, lambda shape: saved.pop()), None

@@ -3,36 +3,57 @@
 from collections.abc import Iterator
 from itertools import pairwise
 
-SEGMENT = 2**26  # positions times channels of a piece: 128 MiB in bfloat16, work enough for every GPU
-STEP = (
-    512  # a piece that another one follows in time is a multiple of this long, as are the kernels' intervals
-)
-KEPT = 2**29  # with more positions times channels than this the states of the scan are computed twice
+# Positions times channels of a piece: large ones fill a GPU and need few launches, small ones little memory.
+FORWARD = 3 * 2**26  # where states are kept for the backward pass: 1.9 GiB in bfloat16, free again before it
+INFERENCE = 2**27  # where there is no backward pass: 1.3 GiB
+BACKWARD = 3 * 2**25  # 1.7 GiB
+STEP = 512  # positions; a piece that another one follows is a multiple of it, and it of the scan's interval
+KEPT = 2**31  # bytes: the states of a scan are kept for the backward pass up to here, beyond made twice
 
 
-def pieces(batch: int, length: int, channels: int) -> Iterator[tuple[slice, list[slice]]]:
-    """Rows of the batch, and the parts of time to walk through for them.
+def forward_pieces(
+    batch: int, length: int, channels: int, keep: bool, keeps: bool
+) -> Iterator[tuple[slice, slice]]:
+    """Rows of the batch and the positions in them, row after row.
 
     There are several rows only where time is not cut, so that every piece is contiguous in memory.
+    keep: whether there will be a backward pass. keeps: whether all states are kept for it; where that is one
+    a piece, the pieces are the backward pass's.
     """
-    span = span_of_time(length, channels)
-    rows = 1 if span < length else min(max(SEGMENT // (length * channels), 1), batch)
-    times = [slice(start, min(start + span, length)) for start in range(0, length, span)]
+    segment = INFERENCE if not keep else FORWARD if keeps else BACKWARD
+    return _pieces(batch, length, channels, segment)
+
+
+def backward_pieces(rows: slice, times: slice, channels: int) -> Iterator[tuple[slice, slice, slice, slice]]:
+    """A forward piece cut further: rows and positions in the batch, then both within that piece."""
+    for row, time in _pieces(rows.stop - rows.start, times.stop - times.start, channels, BACKWARD):
+        yield _shifted(row, rows.start), _shifted(time, times.start), row, time
+
+
+def backward_parts(length: int, channels: int) -> int:
+    """How many pieces a row of the batch is cut into in the backward pass."""
+    span = _span_of_time(length, channels, BACKWARD)
+    return (length + span - 1) // span
+
+
+def _pieces(batch: int, length: int, channels: int, segment: int) -> Iterator[tuple[slice, slice]]:
+    span = _span_of_time(length, channels, segment)
+    rows = 1 if span < length else min(max(segment // (length * channels), 1), batch)
     groups = -(-batch // rows)
     edges = [batch * group // groups for group in range(groups + 1)]
     for first, last in pairwise(edges):
-        yield slice(first, last), times
+        for start in range(0, length, span):
+            yield slice(first, last), slice(start, min(start + span, length))
 
 
-def span_of_time(length: int, channels: int) -> int:
+def _shifted(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
+
+
+def _span_of_time(length: int, channels: int, segment: int) -> int:
     """Positions of one piece in time: all of them, or about equal parts."""
-    most = max(SEGMENT // (channels * STEP), 1) * STEP
+    most = max(segment // (channels * STEP), 1) * STEP
     if length <= most:
         return length
     parts = -(-length // most)
     return -(-length // (parts * STEP)) * STEP
-
-
-def keeps_states(batch: int, length: int, channels: int) -> bool:
-    """Whether the scan's states are kept for the backward pass, or made again from each piece's first one."""
-    return batch * length * channels <= KEPT

@@ -2,10 +2,13 @@
 
 Memory, for d_inner channels and inputs of 2 bytes. Whole sequence: x, out and their gradients, and the states
 that the scan keeps for its backward pass (every 16th one: 2 * d_state / 16 bytes a channel and position), or,
-of very long sequences, one state a piece. One piece only: u, z, the convolution's output, delta and y in the
-forward pass (5 * 2 bytes a channel and position); with the gradients of y, delta, u and z nine times 2 bytes
-in the backward pass. A piece has 2^26 positions times channels, so this is 0.6 and 1.1 GiB however long the
-sequence is. At d_model 256, 2^20 positions: 4 * 0.5 + 1 + 1.1 GiB, and the scan's own working memory.
+where these would pass 2 GiB, one state a piece. One piece only, in values of 2 bytes a channel and position:
+u, z, the convolution's output, delta and y in the forward pass (5); these and the gradients of y, u, z and
+delta in the backward pass (9).
+
+At d_model 256 and 2^20 positions, with a budget of 5 GiB: x, out, dout and dx 4 * 0.5, kept states 1, a piece
+of 3 * 2^26 positions times channels in the forward pass (1.9: in all 4.4 where dout exists already, or 3.9)
+and of 3 * 2^25 in the backward pass (1.7: in all 4.7), and the scan's own working memory (0.1).
 
 The backward pass makes u, z, the convolution's output, delta, B and C again: a sixth of its time, but
 otherwise they would be 5 GiB there.
@@ -19,12 +22,12 @@ import torch
 from torch import Tensor
 
 from ssm_seq.kernels.causal_conv1d import cpu as conv_on_cpu
-from ssm_seq.kernels.mamba_mixer.pieces import keeps_states, pieces
+from ssm_seq.kernels.mamba_mixer import pieces
 from ssm_seq.kernels.selective_scan import cpu as scan_on_cpu
 
 
 class Weights(NamedTuple):
-    """The parameters of the mixer, as in its definition. Matrices are used in the dtype of x."""
+    """The parameters of the mixer, as in its definition."""
 
     in_proj: Tensor
     conv_weight: Tensor
@@ -37,12 +40,17 @@ class Weights(NamedTuple):
     out_proj: Tensor
 
 
-class _Matrices(NamedTuple):
-    into_u: Tensor
-    into_z: Tensor
+class Matrices(NamedTuple):
+    """Those of the weights that are used in the dtype of x, in that dtype."""
+
+    in_proj: Tensor
     x_proj: Tensor
     dt_proj: Tensor
     out_proj: Tensor
+
+
+def matrices_of(weights: Weights, dtype: torch.dtype) -> Matrices:
+    return Matrices(*(getattr(weights, name).to(dtype) for name in Matrices._fields))
 
 
 def device_paths(x: Tensor) -> tuple[ModuleType, ModuleType]:
@@ -55,38 +63,53 @@ def device_paths(x: Tensor) -> tuple[ModuleType, ModuleType]:
     return conv_on_gpu, scan_on_gpu
 
 
+def kept_shape(x: Tensor, A: Tensor) -> tuple[int, ...]:
+    """Shape of the states that the scan keeps for its backward pass."""
+    return device_paths(x)[1].kept_shape(x[..., :1].expand(-1, -1, A.shape[0]), A)
+
+
+def keeps_states(x: Tensor, A: Tensor) -> bool:
+    """Whether these states are kept, or made again from each piece's first one."""
+    size = device_paths(x)[1].kept_dtype(x).itemsize
+    for axis in kept_shape(x, A):
+        size = size * axis
+    return size <= pieces.KEPT
+
+
 def forward(
-    x: Tensor, weights: Weights, conv_state: Tensor | None, ssm_state: Tensor | None, keep: bool
+    x: Tensor,
+    weights: Weights,
+    matrices: Matrices,
+    conv_state: Tensor | None,
+    ssm_state: Tensor | None,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """out, both final states, and what the backward pass needs beside the inputs: a tensor a piece."""
     conv_path, scan_path = device_paths(x)
-    matrices = _matrices(weights, x.dtype)
     batch, length, _ = x.shape
-    d_inner, d_state = weights.A.shape
-    keeps = keeps_states(batch, length, d_inner)
+    d_inner = weights.A.shape[0]
+    keeps = keep and keeps_states(x, weights.A)
     out = torch.empty_like(x)
-    last_conv = x.new_empty(batch, weights.conv_weight.shape[1] - 1, d_inner)
-    last_ssm = x.new_empty(batch, d_inner, d_state, dtype=torch.promote_types(x.dtype, torch.float32))
-    saved = []
-    for rows, parts in pieces(batch, length, d_inner):
-        state = None if ssm_state is None else ssm_state[rows]
-        for times in parts:
-            u, past = _before_conv(x, rows, times, weights, matrices, conv_state)
-            z = _product(x[rows, times], matrices.into_z)
-            u, conv = conv_path.forward(u, weights.conv_weight, weights.conv_bias, True, past)
-            delta, selected, B, C = _selected(u, weights, matrices)
-            if keep and not keeps:
-                start = torch.zeros_like(last_ssm[rows]) if state is None else state
-                saved.append(start.to(last_ssm.dtype, copy=True))
-            scan = (u, delta, weights.A, B, C, weights.D, z, weights.dt_bias, True)
-            y, state, kept = scan_path.forward(*scan, state, None, False, keep and keeps)
-            if keep and keeps:
-                saved.append(kept)
-            del scan, u, past, z, delta, selected, B, C
-            torch.mm(_flat(y), matrices.out_proj.t(), out=_flat(out[rows, times]))
-            del y
-        last_conv[rows], last_ssm[rows] = conv, state
-    return out, last_conv, last_ssm, saved
+    saved, last_conv, last_ssm = [], [], []
+    for rows, times in pieces.forward_pieces(batch, length, d_inner, keep, keeps):
+        if times.start == 0:
+            state = None if ssm_state is None else ssm_state[rows]
+        u, z, past = _before_conv(x, rows, times, weights, matrices, conv_state)
+        u, conv = conv_path.forward(u, weights.conv_weight, weights.conv_bias, True, past)
+        delta, selected, B, C = _selected(u, weights, matrices)
+        if keep and not keeps:
+            saved.append(_start(state, u, weights.A))
+        scan = (u, delta, weights.A, B, C, weights.D, z, weights.dt_bias, True)
+        y, state, kept = scan_path.forward(*scan, state, None, False, keeps)
+        if keeps:
+            saved.append(kept)
+        del scan, u, past, z, delta, selected, B, C
+        torch.mm(_flat(y), matrices.out_proj.t(), out=_flat(out[rows, times]))
+        del y
+        if times.stop == length:
+            last_conv.append(conv)
+            last_ssm.append(state)
+    return out, _joined(last_conv), _joined(last_ssm), saved
 
 
 def backward(
@@ -95,6 +118,7 @@ def backward(
     dssm: Tensor | None,
     x: Tensor,
     weights: Weights,
+    matrices: Matrices,
     conv_state: Tensor | None,
     ssm_state: Tensor | None,
     saved: Callable[[tuple[int, ...]], Tensor],
@@ -104,96 +128,127 @@ def backward(
     saved: gives the tensors that the forward pass saved, the last one first; it is told the shape of each.
     """
     conv_path, scan_path = device_paths(x)
-    matrices = _matrices(weights, x.dtype)
     conv_weight, conv_bias, A, D = weights.conv_weight, weights.conv_bias, weights.A, weights.D
     batch, length, _ = x.shape
     d_inner, d_state = A.shape
     dt_rank = weights.dt_proj.shape[1]
-    keeps = keeps_states(batch, length, d_inner)
-    sums = _zeros_like(weights, x)
-    d_into_u, d_into_z = sums.in_proj.chunk(2)
+    keeps = keeps_states(x, A)
+    sums = _Sums(torch.promote_types(x.dtype, torch.float32))
     dx = torch.empty_like(x)
-    dconv_state = x.new_empty(batch, conv_weight.shape[1] - 1, d_inner, dtype=sums.A.dtype)
-    dssm_state = x.new_empty(batch, d_inner, d_state, dtype=sums.A.dtype)
-    for rows, parts in reversed(list(pieces(batch, length, d_inner))):
-        conv_later = None if dconv is None else dconv[rows]
-        ssm_later = None if dssm is None else dssm[rows]
-        for times in reversed(parts):
+    dconv_state, dssm_state = [], []
+    outer_pieces = list(pieces.forward_pieces(batch, length, d_inner, True, keeps))
+    for outer_rows, outer_times in reversed(outer_pieces):
+        if keeps:
+            of_piece = saved(kept_shape(x[outer_rows, outer_times], A))
+        else:
+            of_piece = saved((outer_rows.stop - outer_rows.start, d_inner, d_state))
+        inner_pieces = list(pieces.backward_pieces(outer_rows, outer_times, d_inner))
+        for rows, times, row, time in reversed(inner_pieces):
+            if times.stop == length:
+                conv_later = None if dconv is None else dconv[rows]
+                ssm_later = None if dssm is None else dssm[rows]
             x_part, dx_part = _flat(x[rows, times]), _flat(dx[rows, times])
             dout_part = dout[rows, times].reshape(x_part.shape)
-            before, past = _before_conv(x, rows, times, weights, matrices, conv_state)
-            z = _product(x[rows, times], matrices.into_z)
+            before, z, past = _before_conv(x, rows, times, weights, matrices, conv_state)
             u, _ = conv_path.forward(before, conv_weight, conv_bias, True, past)
             delta, selected, B, C = _selected(u, weights, matrices)
             scan = (u, delta, A, B, C, D, z, weights.dt_bias, True)
             if keeps:
-                kept = saved(scan_path.kept_shape(u, A))
+                interval = scan_path.INTERVAL
+                kept = of_piece[row, time.start // interval : -(-time.stop // interval)]
             else:
-                start = saved((u.shape[0], d_inner, d_state))
-                y, _, kept = scan_path.forward(*scan, start, None, False, True)
-                sums.out_proj.add_(_sum_of_products(dout_part, y))
+                y, _, kept = scan_path.forward(*scan, of_piece[row], None, False, True)
+                sums.add("out_proj", _sum_of_products(dout_part, y))
                 del y
-            dy = torch.mm(dout_part, matrices.out_proj).view(u.shape)
-            du, ddelta, dA, dB, dC, dD, dz, ddt_bias, ssm_later, y = scan_path.backward(
-                dy, ssm_later, *scan, None, False, kept, keeps
+            # The gradients of u and z side by side, as in_proj's product wants them. The place of the first
+            # is free until the convolution's backward pass, and serves for the gradient of y.
+            duz = x.new_empty((*u.shape[:2], 2 * d_inner))
+            first_half, dz = duz.chunk(2, dim=2)
+            torch.mm(dout_part, matrices.out_proj, out=_flat(first_half))
+            du, ddelta, dA, dB, dC, dD, _, ddt_bias, ssm_later, y = scan_path.backward(
+                first_half, ssm_later, *scan, None, False, kept, keeps, dz=dz
             )
-            del scan, dy, z, delta, kept, B, C
+            del scan, z, delta, kept, B, C
             if keeps:
-                sums.out_proj.add_(_sum_of_products(dout_part, y))
+                sums.add("out_proj", _sum_of_products(dout_part, y))
             del y
-            sums.A.add_(dA)
-            sums.D.add_(dD)
-            sums.dt_bias.add_(ddt_bias)
+            sums.add("A", dA)
+            sums.add("D", dD)
+            sums.add("dt_bias", ddt_bias)
 
-            ddelta, du, dz = (_flat(gradient).to(x.dtype) for gradient in (ddelta, du, dz))
-            sums.dt_proj.add_(_sum_of_products(ddelta, selected[:, :dt_rank]))
+            ddelta, du = (_flat(gradient).to(x.dtype) for gradient in (ddelta, du))
+            sums.add("dt_proj", _sum_of_products(ddelta, selected[:, :dt_rank]))
             dselected = torch.empty_like(selected)
             torch.mm(ddelta, matrices.dt_proj, out=dselected[:, :dt_rank])
             dselected[:, dt_rank : dt_rank + d_state] = dB.reshape(-1, d_state)
             dselected[:, dt_rank + d_state :] = dC.reshape(-1, d_state)
-            sums.x_proj.add_(_sum_of_products(dselected, _flat(u)))
+            sums.add("x_proj", _sum_of_products(dselected, _flat(u)))
             du.addmm_(dselected, matrices.x_proj)
             del ddelta, selected, dselected
 
-            du, dweight, dbias, conv_later = conv_path.backward(
-                du.view(u.shape), conv_later, before, conv_weight, conv_bias, True, past
+            _, dweight, dbias, conv_later = conv_path.backward(
+                du.view(u.shape), conv_later, before, conv_weight, conv_bias, True, past, dx=first_half
             )
-            del u, before, past
-            sums.conv_weight.add_(dweight)
-            if sums.conv_bias is not None:
-                sums.conv_bias.add_(dbias)
-            du = _flat(du).to(x.dtype)
-            d_into_u.add_(_sum_of_products(du, x_part))
-            d_into_z.add_(_sum_of_products(dz, x_part))
-            torch.mm(du, matrices.into_u, out=dx_part)
-            dx_part.addmm_(dz, matrices.into_z)
-            del du, dz
-        dconv_state[rows], dssm_state[rows] = conv_later, ssm_later
-    return dx, sums, dconv_state, dssm_state
+            del du, u, before, past
+            sums.add("conv_weight", dweight)
+            if conv_bias is not None:
+                sums.add("conv_bias", dbias)
+            duz = _flat(duz)
+            sums.add("in_proj", _sum_of_products(duz, x_part))
+            torch.mm(duz, matrices.in_proj, out=dx_part)
+            del duz, first_half, dz
+            if times.start == 0:
+                dconv_state.insert(0, conv_later)
+                dssm_state.insert(0, ssm_later)
+    return dx, sums.of_weights(), _joined(dconv_state), _joined(dssm_state)
 
 
-def _matrices(weights: Weights, dtype: torch.dtype) -> _Matrices:
-    into_u, into_z = weights.in_proj.to(dtype).chunk(2)
-    return _Matrices(
-        into_u, into_z, *(matrix.to(dtype) for matrix in (weights.x_proj, weights.dt_proj, weights.out_proj))
-    )
+class _Sums:
+    """Gradients of the weights, summed up over the pieces; of a single piece they are not even copied."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.found: dict[str, Tensor] = {}
+
+    def add(self, name: str, part: Tensor) -> None:
+        if name in self.found:
+            self.found[name].add_(part)
+        else:
+            self.found[name] = part.to(self.dtype)
+
+    def of_weights(self) -> Weights:
+        return Weights(*(self.found.get(name) for name in Weights._fields))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _start(state: Tensor | None, u: Tensor, A: Tensor) -> Tensor:
+    """A copy of the state that a piece starts from."""
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    if state is None:
+        return u.new_zeros((u.shape[0], *A.shape), dtype=dtype)
+    return state.to(dtype, copy=True)
 
 
 def _before_conv(
-    x: Tensor, rows: slice, times: slice, weights: Weights, matrices: _Matrices, conv_state: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """u of a piece, and what the convolution has to know of the positions before it.
+    x: Tensor, rows: slice, times: slice, weights: Weights, matrices: Matrices, conv_state: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """u and z of a piece, side by side in memory, and what the convolution has to know of u before it.
 
     Inside a sequence that is u again, from a few more rows of the product: cheaper than to carry and save it.
     """
+    reach = weights.conv_weight.shape[1] - 1 if times.start > 0 else 0
+    part = x[rows, times.start - reach : times.stop]
+    uz = torch.mm(_flat(part), matrices.in_proj.t()).view(*part.shape[:2], -1)
+    u, z = uz.chunk(2, dim=2)
     if times.start == 0:
-        return _product(x[rows, times], matrices.into_u), None if conv_state is None else conv_state[rows]
-    reach = weights.conv_weight.shape[1] - 1
-    u = _product(x[rows, times.start - reach : times.stop], matrices.into_u)
-    return u[:, reach:], u[:, :reach]
+        return u, z, None if conv_state is None else conv_state[rows]
+    return u[:, reach:], z[:, reach:], u[:, :reach]
 
 
-def _selected(u: Tensor, weights: Weights, matrices: _Matrices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _selected(u: Tensor, weights: Weights, matrices: Matrices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """delta before its bias and softplus, W_x u (positions, dt_rank + 2 d_state), and B and C in it."""
     selected = torch.mm(_flat(u), matrices.x_proj.t())
     dt_rank, d_state = weights.dt_proj.shape[1], weights.A.shape[1]
@@ -208,19 +263,9 @@ def _flat(sequence: Tensor) -> Tensor:
     return sequence.view(sequence.shape[0] * sequence.shape[1], *sequence.shape[2:])
 
 
-def _product(x: Tensor, matrix: Tensor) -> Tensor:
-    """x W^T for every position."""
-    return torch.mm(_flat(x), matrix.t()).view(*x.shape[:2], matrix.shape[0])
-
-
 def _sum_of_products(dy: Tensor, x: Tensor) -> Tensor:
     """Gradient of W in y = x W^T, (outputs, inputs), in float32 at least."""
     dy, x = (_flat(tensor) if tensor.dim() == 3 else tensor for tensor in (dy, x))
     if dy.is_cuda and dy.dtype.itemsize == 2:
         return torch.mm(dy.t(), x, out_dtype=torch.float32)
     return torch.mm(dy.t(), x)
-
-
-def _zeros_like(weights: Weights, x: Tensor) -> Weights:
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return Weights(*(None if weight is None else torch.zeros_like(weight, dtype=dtype) for weight in weights))

@@ -43,15 +43,22 @@ def in_two(mixer):
     return function
 
 
-@pytest.fixture(params=["whole", "rows", "times", "times, states made again"])
+CUTS = {  # positions of STEP, positions times channels of a forward and of a backward piece, bytes of states
+    "whole": {},
+    "rows": {"FORWARD": 1, "INFERENCE": 1, "BACKWARD": 1},
+    "times": {"STEP": 32, "FORWARD": 1, "INFERENCE": 1, "BACKWARD": 1},
+    "times, states made again": {"STEP": 32, "INFERENCE": 1, "BACKWARD": 1, "KEPT": 0},
+    "rows on the way back": {"BACKWARD": 1},
+    "times on the way back": {"STEP": 32, "BACKWARD": 1},
+    "times, shorter on the way back": {"STEP": 32, "FORWARD": 64 * 24, "BACKWARD": 1},
+}
+
+
+@pytest.fixture(params=CUTS)
 def cut(request, monkeypatch):
     """Every way to cut: not at all, a row at a time, or time in parts of 32, with and without kept states."""
-    if request.param == "whole":
-        return
-    monkeypatch.setattr(pieces, "STEP", 32 if "times" in request.param else 512)
-    monkeypatch.setattr(pieces, "SEGMENT", 1)
-    if "again" in request.param:
-        monkeypatch.setattr(pieces, "KEPT", 0)
+    for name, value in CUTS[request.param].items():
+        monkeypatch.setattr(pieces, name, value)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -228,24 +235,41 @@ def test_nothing_is_saved_without_gradients():
     assert not (out.requires_grad or conv.requires_grad or ssm.requires_grad)
 
 
+def assert_in_order(parts, batch, length, channels, segment):
+    """They cover everything once, row after row, none of them larger than `segment` if that can be."""
+    row, position = 0, 0
+    for rows, times in parts:
+        assert (rows.start, times.start) == (row, position)
+        assert rows.start < rows.stop <= batch
+        assert times.start < times.stop <= length
+        assert times.stop == length or times.stop % pieces.STEP == 0
+        height, width = rows.stop - rows.start, times.stop - times.start
+        assert height == 1 or width == length
+        assert height * width * channels <= segment
+        row, position = (rows.stop, 0) if times.stop == length else (row, times.stop)
+    assert (row, position) == (batch, 0)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 5, 64])
 @pytest.mark.parametrize("length", [1, 511, 2**17, 2**17 + 1, 10**6 + 3])
 @pytest.mark.parametrize("channels", [1, 500, 512, 3000])
 def test_pieces_cover_everything_once_in_order(batch, length, channels):
-    covered, row = 0, 0
-    for rows, times in pieces.pieces(batch, length, channels):
-        assert rows.start == row
-        row, position = rows.stop, 0
-        for part in times:
-            assert part.start == position < part.stop
-            assert part.stop == length or part.stop % pieces.STEP == 0
-            height, width = rows.stop - rows.start, part.stop - part.start
-            assert height == 1 or len(times) == 1
-            assert height * width * channels <= pieces.SEGMENT
-            covered, position = covered + height * width, part.stop
-        assert position == length
-    assert row == batch
-    assert covered == batch * length
+    for keep, keeps, segment in [
+        (False, False, pieces.INFERENCE),
+        (True, True, pieces.FORWARD),
+        (True, False, pieces.BACKWARD),
+    ]:
+        outer = list(pieces.forward_pieces(batch, length, channels, keep, keeps))
+        assert_in_order(outer, batch, length, channels, segment)
+        inner = [list(pieces.backward_pieces(*piece, channels)) for piece in outer]
+        assert_in_order([part[:2] for piece in inner for part in piece], batch, length, channels, segment)
+        for (rows, times), parts in zip(outer, inner, strict=True):
+            height, width = rows.stop - rows.start, times.stop - times.start
+            assert_in_order([part[2:] for part in parts], height, width, channels, pieces.BACKWARD)
+            assert keeps or not keep or len(parts) == 1
+        if keep and not keeps:
+            rows_alone = len({piece[0].start for piece in outer})
+            assert len(outer) == rows_alone * pieces.backward_parts(length, channels)
 
 
 @pytest.mark.parametrize(
