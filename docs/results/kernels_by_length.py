@@ -1,6 +1,6 @@
 """Time of the scan against the length of the sequence, from kernels_h100.json: kernels_by_length.svg.
 
-python docs/results/kernels_by_length.py
+After `ssm-seq bench --out docs/results/kernels_h100.json`: python docs/results/kernels_by_length.py
 """
 
 import json
@@ -22,7 +22,7 @@ def by_length(records: list[dict[str, Any]]) -> Figure:
     for record in records:
         if matched := _NAME.fullmatch(record["name"]):
             for key in ("value", "peer_value", "floor"):
-                if key in record:
+                if record.get(key) is not None:
                     series.setdefault((matched[1], key), []).append((int(matched[2]), record[key]))
     peer = {"marker": "s", "linestyle": "--"}
     looks = {
@@ -42,7 +42,8 @@ def by_length(records: list[dict[str, Any]]) -> Figure:
     drawing.set_facecolor("white")  # it stands on pages of any colour
     axes = drawing.subplots()
     for key, (label, look) in looks.items():
-        axes.loglog(*zip(*sorted(series[key]), strict=True), label=label, **look)
+        if points := series.get(key):
+            axes.loglog(*zip(*sorted(points), strict=True), label=label, **look)
     lengths = sorted({length for points in series.values() for length, _ in points})
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.minorticks_off()

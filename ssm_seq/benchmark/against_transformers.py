@@ -80,9 +80,7 @@ def _in_transformers(model: LanguageModel) -> nn.Module | None:
 def _contest(contest: Contest, ours: LanguageModel, theirs: nn.Module | None) -> Iterator[Measured]:
     ids = torch.randint(ours.vocab_size, (1, contest.length + 1), generator=torch.Generator().manual_seed(1))
     inputs, targets = ids[:, :-1], ids[:, 1:].contiguous()
-    runs: list[tuple[Callable[[], Tensor], int]] = [
-        (_ours(ours, inputs, targets, contest.backward), _OURS_EACH)
-    ]
+    runs = [(_ours(ours, inputs, targets, contest.backward), _OURS_EACH)]
     if theirs is not None:
         runs.append((_theirs(theirs, inputs, targets, contest.backward), 1))
     seconds: list[list[float]] = [[] for _ in runs]

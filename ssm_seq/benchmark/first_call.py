@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -24,6 +25,15 @@ _TARGETS = {"cold": 30.0, "warm": 5.0}  # s
 _PATIENCE = 120  # s
 
 
+def plan(kernel: str) -> list[Measured]:
+    """A cold cache, then a warm one, without values."""
+    name = CASES[kernel].name(_which(kernel))
+    return [
+        Measured(f"first call, {state} cache: {name}", unit="s", target=target)
+        for state, target in _TARGETS.items()
+    ]
+
+
 def measure_first_calls(kernel: str) -> Iterator[Measured]:
     """With a cold cache, then with the one that this filled.
 
@@ -31,12 +41,8 @@ def measure_first_calls(kernel: str) -> Iterator[Measured]:
         RuntimeError: the call failed; with the last line that it said.
     """
     with tempfile.TemporaryDirectory() as cache:
-        for name, target in zip(first_call_names(kernel), _TARGETS.values(), strict=True):
-            yield Measured(name, _in_fresh_process(kernel, cache), "s", target=target)
-
-
-def first_call_names(kernel: str) -> list[str]:
-    return [f"first call, {state} cache: {CASES[kernel].name(_which(kernel))}" for state in _TARGETS]
+        for planned in plan(kernel):
+            yield replace(planned, value=_in_fresh_process(kernel, cache))
 
 
 def _in_fresh_process(kernel: str, cache: str) -> float:

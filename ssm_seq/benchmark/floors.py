@@ -30,11 +30,15 @@ class Rates(NamedTuple):
 _H100_RATES = Rates(3.02e12, 3.7e12, 798e12)
 
 
+def is_h100(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_name(device) == H100
+
+
 def rates(device: torch.device) -> Rates | None:
     """Of this GPU; of another than the H100 only that of a copy, measured now. None for a CPU."""
     if device.type != "cuda":
         return None
-    if torch.cuda.get_device_name(device) == H100:
+    if is_h100(device):
         return _H100_RATES
     source = torch.empty(2**30, dtype=torch.int8, device=device)
     target = torch.empty_like(source)
@@ -42,7 +46,7 @@ def rates(device: torch.device) -> Rates | None:
 
 
 def floors(work: Work, rates: Rates | None) -> dict[str, float]:
-    """Milliseconds that each kind of work takes at least; kinds of unknown rate and kinds not needed are out."""
+    """Milliseconds that each kind of work takes at least, without kinds of unknown rate or not needed."""
     if rates is None:
         return {}
     return {

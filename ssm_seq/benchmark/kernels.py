@@ -2,12 +2,13 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ssm_seq.benchmark.cases import Case
-from ssm_seq.benchmark.floors import H100, Rates, floors
+from ssm_seq.benchmark.floors import Rates, floors, is_h100
 from ssm_seq.benchmark.inputs import ready
 from ssm_seq.benchmark.measured import Measured, Peer
 from ssm_seq.benchmark.peers import LIBRARIES, peer, peer_name
@@ -16,29 +17,37 @@ from ssm_seq.benchmark.timing import Times, allocated, milliseconds, peak_gib
 OUT_OF_MEMORY = "out of memory"
 
 
+def plan(case: Case, device: torch.device) -> list[Measured]:
+    """Forward, then forward and backward, with their targets and without values."""
+    # Targets and recorded peers are figures of one model of GPU: elsewhere they would mislead.
+    if not is_h100(device):
+        return [Measured(case.name(which)) for which in case.passes]
+    peaks = (None, case.target_peak)
+    return [
+        Measured(case.name(which), target=target, peak_target=peak)
+        for which, target, peak in zip(case.passes, case.target, peaks, strict=False)
+    ]
+
+
 def measure(case: Case, device: torch.device, rates: Rates | None) -> Iterator[Measured]:
-    """Forward, then forward and backward.
+    """What `plan` says, measured.
 
     Raises:
         Exception: whatever the kernel raises, torch.cuda.OutOfMemoryError among it.
     """
     before = allocated(device)
     made = ready(case, device)
-    # Targets and recorded peers are figures of one model of GPU: elsewhere they would mislead.
-    on_h100 = device.type == "cuda" and torch.cuda.get_device_name(device) == H100
-    for index, which in enumerate(case.passes):
+    for index, planned in enumerate(plan(case, device)):
         run = _pass(made.run, made.tensors, backward=index == 1)
         times, peak = _time(run, device, before, graph=case.kernel == "selective_step")
-        yield Measured(
-            case.name(which),
-            times.median,
+        yield replace(
+            planned,
+            value=times.median,
             low=times.low,
             high=times.high,
             floors=floors(made.both if index else made.forward, rates),
-            target=case.target[index] if on_h100 else None,
             peak=peak,
-            peak_target=case.target_peak if on_h100 and index else None,
-            peer=_peer(case, index, device, on_h100),
+            peer=_peer(case, index, device),
         )
 
 
@@ -74,7 +83,7 @@ def _time(
     return milliseconds(run, device), peak
 
 
-def _peer(case: Case, index: int, device: torch.device, on_h100: bool) -> Peer | None:
+def _peer(case: Case, index: int, device: torch.device) -> Peer | None:
     """Measured where the library is importable, else recorded, and that on an H100 only."""
     name = LIBRARIES.get(case.kernel)
     if name is None:
@@ -87,7 +96,7 @@ def _peer(case: Case, index: int, device: torch.device, on_h100: bool) -> Peer |
         except Exception as error:  # a peer that fails is a result of its own
             return Peer(peer_name(case.kernel), note=reason(error))
         return Peer(peer_name(case.kernel), times.median, peak)
-    if on_h100 and case.peer[index] is not None:
+    if is_h100(device) and case.peer[index] is not None:
         return Peer(name, case.peer[index], case.peer_peak if index else None, recorded=True)
     return None
 

@@ -24,14 +24,15 @@ class Peer:
 
 @dataclass(frozen=True)
 class Measured:
-    """value: in `unit`, None if the case failed, and then `failed` says why. floors: ms for each kind of work.
+    """value: in `unit`, None if the case failed, and then `failed` says why.
 
-    peak: GiB, everything held during the pass, inputs included. target: an upper bound of times and peaks, a
-    lower bound of other units.
+    low, high: the middle 80 % of all runs. floors: ms that each kind of work takes at least. peak: GiB,
+    everything held during the pass, inputs included. target: an upper bound of times and peaks, a lower bound
+    of other units.
     """
 
     name: str
-    value: float | None
+    value: float | None = None
     unit: str = "ms"
     low: float | None = None
     high: float | None = None
@@ -84,10 +85,13 @@ def records(measured: Measured) -> list[dict[str, Any]]:
     }
     if (peer := measured.peer) is not None:
         record |= {"peer": peer.label, "peer_value": peer.value}
-        if peer.peak is not None:
+        if peer.peak is not None or peer.note:
             peak |= {"peer": peer.label, "peer_value": peer.peak}
-    both = [record] if measured.peak is None else [record, peak]
-    return [_without_none(one) for one in both]
+    if measured.failed and measured.peak_target is not None:
+        peak["failed"] = measured.failed
+    elif measured.peak is None:
+        return [_without_none(record)]
+    return [_without_none(record), _without_none(peak)]
 
 
 def _rounded(value: float | None) -> float | None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from ssm_seq.benchmark.measured import Measured
 
 COLUMNS = {
-    "": 52,
+    "": 56,
     "measured": 15,
     "10-90 %": 17,
     "floor": 30,

@@ -1,4 +1,4 @@
-"""Times and memory of the kernels and models on this machine -> a table, and a result file of docs/results."""
+"""Times and memory of kernels and models on this machine -> a table, and a result file of docs/results."""
 
 import gc
 import platform
@@ -6,6 +6,7 @@ import shlex
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,11 +16,14 @@ import torch
 import ssm_seq
 from ssm_seq.benchmark import cases
 from ssm_seq.benchmark.against_transformers import measure_against_transformers
-from ssm_seq.benchmark.first_call import first_call_names, measure_first_calls
+from ssm_seq.benchmark.first_call import CASES as FIRST_CALLS
+from ssm_seq.benchmark.first_call import measure_first_calls
+from ssm_seq.benchmark.first_call import plan as plan_first_calls
 from ssm_seq.benchmark.floors import H100, rates
-from ssm_seq.benchmark.kernels import OUT_OF_MEMORY, measure, reason
+from ssm_seq.benchmark.kernels import OUT_OF_MEMORY, measure, plan, reason
 from ssm_seq.benchmark.measured import Measured, records
 from ssm_seq.benchmark.models import measure_model
+from ssm_seq.benchmark.models import plan as plan_model
 from ssm_seq.benchmark.table import LiveTable
 from ssm_seq.commands.cli import GROUPS
 from ssm_seq.commands.device import choose_device
@@ -27,13 +31,11 @@ from ssm_seq.errors import InputError
 from ssm_seq.files import write_json
 from ssm_seq.training.run_record import git_commit, processor
 
-FIRST_CALLS = ("scan", "mixer")
-
 
 class Job(NamedTuple):
-    """names: the figures that `run` gives, one after the other."""
+    """planned: the figures that `run` gives, one after the other, without their values."""
 
-    names: list[str]
+    planned: list[Measured]
     run: Callable[[], Iterable[Measured]]
 
 
@@ -70,20 +72,20 @@ def _jobs(device: torch.device, chosen: set[str]) -> Iterable[Job]:
     known = rates(device)
     for case in measured_cases:
         if case.kernel in chosen:
-            yield Job([case.name(which) for which in case.passes], partial(measure, case, device, known))
+            yield Job(plan(case, device), partial(measure, case, device, known))
     if "models" in chosen and on_gpu:
         for model in cases.MODEL_CASES:
-            yield Job([model.name], lambda model=model: [measure_model(model, device)])
+            yield Job([plan_model(model, device)], lambda model=model: [measure_model(model, device)])
     if "models" in chosen and not on_gpu:
-        yield Job(["model against transformers"], measure_against_transformers)
+        yield Job([Measured("model against transformers")], measure_against_transformers)
     if "first_call" in chosen and on_gpu:
         for kernel in FIRST_CALLS:
-            yield Job(first_call_names(kernel), partial(measure_first_calls, kernel))
+            yield Job(plan_first_calls(kernel), partial(measure_first_calls, kernel))
 
 
 def _outcomes(job: Job) -> Iterable[Measured]:
-    """What the job gives; if it fails, what it gave before, and a failure for every figure that is missing."""
-    missing = list(job.names)
+    """What the job gives; where it fails, a failure for every figure that is still missing."""
+    missing = list(job.planned)
     try:
         for measured in job.run():
             missing = missing[1:]
@@ -94,8 +96,8 @@ def _outcomes(job: Job) -> Iterable[Measured]:
             traceback.print_exc()
         # The traceback holds the job's tensors.
         traceback.clear_frames(error.__traceback__)
-        for name in missing or job.names[-1:]:
-            yield Measured(name, None, failed=why)
+        for planned in missing or job.planned[-1:]:
+            yield replace(planned, failed=why)
 
 
 def _head(options: Namespace, device: torch.device) -> dict[str, Any]:

@@ -38,16 +38,8 @@ OPTIONS = {
 }
 NO_OVERRIDES = {"convert", "bench"}
 # What bench chooses from. The models are those of the device: on a CPU one beside transformers.
-GROUPS = [
-    "scan",
-    "conv",
-    "rms_norm",
-    "linear_cross_entropy",
-    "mixer",
-    "selective_step",
-    "models",
-    "first_call",
-]
+KERNELS = ["scan", "conv", "rms_norm", "linear_cross_entropy", "mixer", "selective_step"]
+GROUPS = [*KERNELS, "models", "first_call"]
 LAYOUTS = ["mamba_ssm", "transformers", "ssm_seq"]
 VALUES = """\
 Values are Hydra overrides of the tree in config/; ssm_seq/config.py says what each means:

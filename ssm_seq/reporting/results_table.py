@@ -3,9 +3,12 @@
     python -m ssm_seq.reporting.results_table docs/results/*.json
     python -m ssm_seq.reporting.results_table --into README.md
 
-The second fills what stands between `<!-- table: docs/results/NAME.json -->` and `<!-- end -->`. A result is
-{what, command, commit, date, hardware, software, records: [{name, value, unit, low, high, target, peer,
-peer_value}]}; low and high are an interval or extremes, and only name, value and unit must be there.
+The second fills what stands between `<!-- table: docs/results/NAME.json -->` and `<!-- end -->`; with
+`NAME.json targets` only the records that have a target. A result is {what, command, commit, date, hardware,
+software, records: [{name, value, unit, low, high, floor, target, peer, peer_value, failed}]}; low and high
+are an interval or extremes, floor is what the hardware allows, and only name, value and unit must be there.
+A value of null was tried: `failed` says why there is none. `peers`, beside `what`, says where figures of
+peers come from that were not measured in the same run.
 """
 
 import argparse
@@ -25,7 +28,7 @@ from ssm_seq.files import whole_file
 from ssm_seq.reporting.style import COLOURS, INK, MUTED, PAPER, blank, to_svg
 from ssm_seq.reporting.wording import figure, short_count
 
-_MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- table: (\S+)( targets)? -->\n).*?(<!-- end -->)", re.DOTALL)
 _HEAD = ("what", "command", "commit", "date", "hardware", "software", "records")
 
 
@@ -49,28 +52,32 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def markdown_table(result: dict[str, Any]) -> str:
-    """The records as a Markdown table, and below it how they were measured."""
+def markdown_table(result: dict[str, Any], targets_only: bool = False) -> str:
+    """The records, or those that have a target, as a Markdown table, and below it how they were measured."""
     columns = {
         "": lambda record: record["name"],
-        "measured": lambda record: _with_unit(record["value"], record["unit"]),
+        "measured": lambda record: _measured(record),
         "interval": lambda record: _interval(record),
+        "floor": lambda record: _with_unit(record.get("floor"), record["unit"]),
         "target": lambda record: _with_unit(record.get("target"), record["unit"]),
         "beside it": lambda record: _peer(record),
     }
-    rows = [[cell(record) for cell in columns.values()] for record in result["records"]]
+    shown = [record for record in result["records"] if not targets_only or record.get("target") is not None]
+    rows = [[cell(record) for cell in columns.values()] for record in shown]
     used = [number for number in range(len(columns)) if number < 2 or any(row[number] for row in rows)]
     lines = [[list(columns)[number] for number in used], ["---", *["---:"] * (len(used) - 1)]]
     lines += [[row[number] for number in used] for row in rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     measured = f"{result['what']}: `{result['command']}`, {result['hardware']}, {result['date']}"
-    return f"{table}\n\n{measured}, commit {_short(result['commit'])}.\n"
+    peers = f" {result['peers']}." if "peers" in result else ""
+    return f"{table}\n\n{measured}, commit {_short(result['commit'])}.{peers}\n"
 
 
 def results_figure(result: dict[str, Any]) -> Figure:
     """Bars of the measured values, a panel for each unit, with intervals, targets and peers."""
-    units = list(dict.fromkeys(record["unit"] for record in result["records"]))
-    groups = [[record for record in result["records"] if record["unit"] == unit] for unit in units]
+    measured = [record for record in result["records"] if record["value"] is not None]
+    units = list(dict.fromkeys(record["unit"] for record in measured))
+    groups = [[record for record in measured if record["unit"] == unit] for unit in units]
     drawing = blank(sum(0.3 * len(group) + 0.6 for group in groups) + 0.25)
     drawing.set_facecolor("white")  # it stands on pages of any colour
     heights = [len(group) + 0.6 for group in groups]
@@ -85,7 +92,7 @@ def results_figure(result: dict[str, Any]) -> Figure:
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.spines.left.set_visible(False)
     marks = {"low": "black line: interval", "target": "orange: target", "peer_value": "ring: peer"}
-    used = [text for key, text in marks.items() if any(r.get(key) is not None for r in result["records"])]
+    used = [text for key, text in marks.items() if any(r.get(key) is not None for r in measured)]
     panels[0].set_title(", ".join(used), color=MUTED, size=8)
     return drawing
 
@@ -105,9 +112,12 @@ def _bar(axes: Axes, height: int, record: dict[str, Any]) -> float:
 
 def fill_tables(text: str, folder: Path) -> str:
     """The text with every marked table made anew; paths in the marks are relative to `folder`."""
-    return _MARKED.sub(
-        lambda mark: f"{mark[1]}\n{markdown_table(read_result(folder / mark[2]))}\n{mark[3]}", text
-    )
+
+    def filled(mark: re.Match[str]) -> str:
+        table = markdown_table(read_result(folder / mark[2]), targets_only=mark[3] is not None)
+        return f"{mark[1]}\n{table}\n{mark[4]}"
+
+    return _MARKED.sub(filled, text)
 
 
 def _short(commit: str) -> str:
@@ -119,13 +129,19 @@ def _with_unit(value: float | None, unit: str) -> str:
     return "" if value is None else f"{figure(value)} {unit}".strip()
 
 
+def _measured(record: dict[str, Any]) -> str:
+    if record["value"] is None:
+        return record.get("failed", "failed")
+    return _with_unit(record["value"], record["unit"])
+
+
 def _interval(record: dict[str, Any]) -> str:
     return "" if record.get("low") is None else f"{figure(record['low'])}–{figure(record['high'])}"
 
 
 def _peer(record: dict[str, Any]) -> str:
     if record.get("peer_value") is None:
-        return ""
+        return record.get("peer", "")
     return f"{record['peer']}: {_with_unit(record['peer_value'], record['unit'])}"
 
 

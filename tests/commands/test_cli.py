@@ -33,7 +33,7 @@ def test_each_command_explains_its_paths(command, capsys):
     assert end.value.code == 0
     shown = capsys.readouterr().out
     assert "--out" in shown and "exit code 2" in shown
-    assert ("key=value" in shown) == (command != "convert")
+    assert ("key=value" in shown) == (command not in ("convert", "bench"))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, expected, tmp_path
     [
         ["train", "--stroe", "x"],
         ["convert", "--model", "m", "--out", "o", "--layout", "gguf"],
+        ["bench", "--only", "scann"],
+        ["bench", "optim.steps=3"],
         ["convert", "--model", "m", "--out", "o", "--layout", "ssm_seq", "optim.steps=3"],
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,37 @@ def test_marked_tables_are_filled_again_and_again(path: Path) -> None:
     assert fill_tables(once, readme.parent) == once
 
 
+def test_targets_alone_if_the_mark_asks(path: Path) -> None:
+    readme = path.with_name("README.md")
+    readme.write_text(
+        "<!-- table: demo.json targets -->\n<!-- end -->\n\n<!-- table: demo.json -->\n<!-- end -->\n"
+    )
+    assert main(["--into", str(readme)]) == 0
+    first, second = readme.read_text().split("<!-- end -->\n\n")
+    assert "| species |" in first and "| species |" in second
+    assert "whole pass" not in first and "whole pass" in second
+
+
+def test_failures_floors_and_where_peers_come_from(path: Path) -> None:
+    failed = {"name": "4 M", "value": None, "unit": "ms", "failed": "out of memory", "peer": "x: no answer"}
+    timed = {
+        "name": "scan",
+        "value": 3.0,
+        "unit": "ms",
+        "floor": 2.0,
+        "peer": "x (recorded)",
+        "peer_value": 9,
+    }
+    result = RESULT | {"records": [failed, timed], "peers": "Recorded on 2026-11-22"}
+    path.write_text(json.dumps(result))
+    lines = markdown_table(read_result(path)).splitlines()
+    assert lines[0] == "|  | measured | floor | beside it |"
+    assert lines[2] == "| 4 M | out of memory |  | x: no answer |"
+    assert lines[3] == "| scan | 3 ms | 2 ms | x (recorded): 9 ms |"
+    assert lines[5].endswith("commit 7da1d7a8e155. Recorded on 2026-11-22.")
+    assert "scan: 3" in to_svg(results_figure, result) and "4 M" not in to_svg(results_figure, result)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -84,8 +116,20 @@ def test_bad_results_get_one_sentence(path: Path, content: str | None, said: str
 
 def test_readme_is_as_fresh_as_the_results() -> None:
     text = (ROOT / "README.md").read_text()
-    for mark, name in re.findall(r"(<!-- table: (\S+) -->.*?<!-- end -->)", text, re.DOTALL):
+    marked = re.findall(r"(<!-- table: (\S+)(?: targets)? -->.*?<!-- end -->)", text, re.DOTALL)
+    assert {name for _, name in marked} == {
+        f"docs/results/{name}.json" for name in ("demo_cpu", "kernels_h100", "kernels_cpu")
+    }
+    for mark, name in marked:
         if (ROOT / name).exists():
             assert fill_tables(mark, ROOT) == mark, (
                 f"python -m ssm_seq.reporting.results_table --into README.md: {name}"
             )
+
+
+def test_figure_of_the_kernels_is_as_fresh_as_the_results() -> None:
+    folder = ROOT / "docs/results"
+    script = runpy.run_path(str(folder / "kernels_by_length.py"))
+    records = read_result(folder / "kernels_h100.json")["records"]
+    drawn = to_svg(script["by_length"], records)
+    assert drawn == (folder / "kernels_by_length.svg").read_text(), "python docs/results/kernels_by_length.py"
