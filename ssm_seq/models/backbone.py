@@ -1,7 +1,7 @@
 """The part that all models share: embedding -> [RMSNorm -> layer -> + residual] x n -> RMSNorm.
 
 Each sum is taken by the norm that reads it. Between blocks there are thus two addends: what the last layer
-gave, and the residual, which keeps the embedding's dtype under autocast.
+gave, and the residual. Under autocast both have its dtype.
 """
 
 import math
@@ -92,7 +92,7 @@ class Backbone(nn.Module):
 
     def forward(self, ids: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
         """ids (batch, length) of any integer type -> (batch, length, d_model), state."""
-        x, residual, states = self.embedding(ids.long()), None, []
+        x, residual, states = self._embedded(ids), None, []
         for i, block in enumerate(self.blocks):
             x, residual, after = block(x, residual, None if state is None else state[i])
             states.append(after)
@@ -100,11 +100,19 @@ class Backbone(nn.Module):
 
     def step(self, ids: Tensor, state: tuple) -> tuple[Tensor, tuple]:
         """ids (batch,) -> (batch, d_model), state."""
-        x_t, residual, states = self.embedding(ids.long()), None, []
+        x_t, residual, states = self._embedded(ids), None, []
         for block, before in zip(self.blocks, state, strict=True):
             x_t, residual, after = block.step(x_t, residual, before)
             states.append(after)
         return rms_norm(x_t, self.norm.weight, self.norm.eps, residual)[0], tuple(states)
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        x, device = self.embedding(ids.long()), ids.device.type
+        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+            # autocast itself leaves embeddings in float32, and with them every later sum. Those are what the
+            # norms save for the backward pass: at millions of positions much of the memory, here halved.
+            x = x.to(torch.get_autocast_dtype(device))
+        return x
 
 
 def smooth_vectors(count: int, size: int) -> Tensor:

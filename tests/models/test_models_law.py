@@ -116,14 +116,27 @@ def test_losses_of_a_language_model_are_those_of_its_logits(layer):
 
 
 @every_layer
-def test_the_residual_stays_in_float32_under_autocast(layer):
-    model, ids = make("language_model", layer, torch.float32, n_layers=3), random_ids(2, 20)
+@pytest.mark.parametrize(
+    ("dtype", "enabled", "expected"),
+    [
+        (torch.float32, False, torch.float32),
+        (torch.float32, True, torch.bfloat16),
+        (torch.float64, True, torch.float64),
+    ],
+    ids=str,
+)
+def test_the_residual_follows_autocast(dtype, enabled, expected, layer):
+    model, ids = make("language_model", layer, dtype, n_layers=3), random_ids(2, 20)
     sums = []
     for block in model.backbone.blocks:
         block.register_forward_hook(lambda _, __, results: sums.append(results[1]))
-    with torch.autocast("cpu", torch.bfloat16):
-        model(ids)
-    assert [part.dtype for part in sums] == 3 * [torch.float32]
+    with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        _, state = model(ids)
+        chunks, _ = model(ids[:, :1], state)
+        stepped, _ = model.step(ids[:, 0], state)
+    assert [part.dtype for part in sums] == 6 * [expected]
+    error = (stepped - chunks[:, 0]).norm() / chunks.norm()
+    assert error < (0.02 if expected == torch.bfloat16 else 1e-5)
 
 
 @every_layer
