@@ -103,16 +103,14 @@ def _conv(case: Case, device: torch.device) -> Ready:
 
 def _rms_norm(case: Case, device: torch.device) -> Ready:
     random, shape = _Random(device, case.dtype), (case.batch, case.length, case.channels)
-    x, residual = random.normal(*shape), random.normal(*shape, dtype=torch.float32)
-    weight = torch.ones(case.channels, device=device)
-    elements, size = _elements(case), case.dtype.itemsize
-    # x, normed, dx, dnormed in their dtype; residual, summed, dresidual, dsummed in float32. Forward: x,
-    # residual, normed, summed. Backward: dnormed, dsummed, summed, dx, dresidual.
+    x, residual = random.normal(*shape), random.normal(*shape)
+    weight, streamed = torch.ones(case.channels, device=device), case.dtype.itemsize * _elements(case)
+    # Forward: x, residual, normed, summed. Backward: dnormed, dsummed, summed, one gradient for both addends.
     return Ready(
         lambda: rms_norm(x, weight, residual=residual),
         [x, weight, residual],
-        Work((2 * size + 2 * 4) * elements),
-        Work((4 * size + 5 * 4) * elements),
+        Work(4 * streamed),
+        Work(8 * streamed),
     )
 
 
