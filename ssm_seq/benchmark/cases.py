@@ -120,5 +120,5 @@ MODEL_CASES = [
     ModelCase(8, 256, 1, MILLION, target=310, peer=776, target_peak=16, peer_peak=47.3),
     ModelCase(8, 256, 1, MILLION, training=False, peer=139.6),
     ModelCase(8, 256, 1, 2 * MILLION, target_peak=80, peer_note="out of memory"),
-    ModelCase(8, 256, 1, 4 * MILLION, target_peak=80, peer_note="out of memory"),
+    ModelCase(8, 256, 1, 4 * MILLION, target_peak=80, peer_note="out of memory at half the length"),
 ]
