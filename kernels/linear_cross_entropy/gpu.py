@@ -85,6 +85,7 @@ def forward(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Te
         layout = _layout(weight, matrix)
         arguments = (logits, targets[rows], losses[rows], sums[rows], len(logits))
         launch(_loss_kernel, (ceil_div(len(logits), layout["ROWS_"]),), arguments, **layout)
+        del logits, arguments  # before the next chunk's exist
     return losses, sums
 
 
@@ -105,6 +106,7 @@ def backward(
         launch(_gradient_kernel, grid, arguments, **layout)
         torch.mm(gradient, matrix, out=dhidden[rows])
         dweight += _product(gradient.t(), hidden[rows])
+        del logits, gradient, arguments
     return dhidden, dweight[: len(weight)]
 
 

@@ -55,31 +55,47 @@ def mamba_mixer(
     Raises:
         ValueError: a shape, dtype or device that does not fit, with the argument's name.
     """
-    batch, _, d_model = expect_axes("x", x, "batch, length, d_model")
-    d_inner, d_state = expect_axes("A", A, "d_inner, d_state")
-    dt_rank = expect_axes("dt_proj", dt_proj, "d_inner, dt_rank")[1]
-    width = expect_axes("conv_weight", conv_weight, "d_inner, width")[1]
-    expect("in_proj", in_proj, "2 * d_inner, d_model", (2 * d_inner, d_model), x)
-    expect("conv_weight", conv_weight, "d_inner, width", (d_inner, width), x)
-    expect("conv_bias", conv_bias, "d_inner", (d_inner,), x)
-    expect("x_proj", x_proj, "dt_rank + 2 * d_state, d_inner", (dt_rank + 2 * d_state, d_inner), x)
-    expect("dt_proj", dt_proj, "d_inner, dt_rank", (d_inner, dt_rank), x)
-    expect("dt_bias", dt_bias, "d_inner", (d_inner,), x)
-    expect("A", A, "d_inner, d_state", (d_inner, d_state), x)
-    expect("D", D, "d_inner", (d_inner,), x)
-    expect("out_proj", out_proj, "d_model, d_inner", (d_model, d_inner), x)
-    expect("conv_state", conv_state, "batch, width - 1, d_inner", (batch, width - 1, d_inner), x)
-    expect("ssm_state", ssm_state, "batch, d_inner, d_state", (batch, d_inner, d_state), x)
-    weights = (in_proj, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D, out_proj)
-    if x.is_cuda and (x.dtype == torch.float64 or width > 4):
+    weights = walk.Weights(in_proj, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D, out_proj)
+    expect_arguments(x, weights, conv_state, ssm_state)
+    if takes_definition(x, weights):
         return definition.mamba_mixer(x, *weights, conv_state, ssm_state)
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    x = x.contiguous()
+    x = x.to(products_dtype(x)).contiguous()
     tensors = (x, *weights, conv_state, ssm_state)
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     run = _mixer if torch.compiler.is_compiling() else _EagerMixer.apply
     return run(*tensors, keep)[:3]
+
+
+def expect_arguments(
+    x: Tensor, weights: walk.Weights, conv_state: Tensor | None, ssm_state: Tensor | None
+) -> None:
+    """ValueError for the first of them that does not fit."""
+    batch, _, d_model = expect_axes("x", x, "batch, length, d_model")
+    d_inner, d_state = expect_axes("A", weights.A, "d_inner, d_state")
+    dt_rank = expect_axes("dt_proj", weights.dt_proj, "d_inner, dt_rank")[1]
+    width = expect_axes("conv_weight", weights.conv_weight, "d_inner, width")[1]
+    expect("in_proj", weights.in_proj, "2 * d_inner, d_model", (2 * d_inner, d_model), x)
+    expect("conv_weight", weights.conv_weight, "d_inner, width", (d_inner, width), x)
+    expect("conv_bias", weights.conv_bias, "d_inner", (d_inner,), x)
+    expect("x_proj", weights.x_proj, "dt_rank + 2 * d_state, d_inner", (dt_rank + 2 * d_state, d_inner), x)
+    expect("dt_proj", weights.dt_proj, "d_inner, dt_rank", (d_inner, dt_rank), x)
+    expect("dt_bias", weights.dt_bias, "d_inner", (d_inner,), x)
+    expect("A", weights.A, "d_inner, d_state", (d_inner, d_state), x)
+    expect("D", weights.D, "d_inner", (d_inner,), x)
+    expect("out_proj", weights.out_proj, "d_model, d_inner", (d_model, d_inner), x)
+    expect("conv_state", conv_state, "batch, width - 1, d_inner", (batch, width - 1, d_inner), x)
+    expect("ssm_state", ssm_state, "batch, d_inner, d_state", (batch, d_inner, d_state), x)
+
+
+def takes_definition(x: Tensor, weights: walk.Weights) -> bool:
+    return x.is_cuda and (x.dtype == torch.float64 or weights.conv_weight.shape[1] > 4)
+
+
+def products_dtype(x: Tensor) -> torch.dtype:
+    """That of x, or autocast's where that is enabled."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
 
 
 def _forward(
@@ -163,7 +179,7 @@ def _backward(
     weights = walk.Weights(in_proj, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D, out_proj)
     matrices = walk.matrices_of(weights, x.dtype)
     inputs = (x, *weights, conv_state, ssm_state)
-    gradients = _walk_back(dout, dconv, dssm, inputs, matrices, last_saved)
+    gradients = walk_back(dout, dconv, dssm, inputs, matrices, last_saved)
     return [x.new_empty(0) if gradient is None else gradient for gradient in gradients]
 
 
@@ -179,7 +195,7 @@ def _(dout, dconv, dssm, x, *others):
     ]
 
 
-def _walk_back(
+def walk_back(
     dout: Tensor | None,
     dconv: Tensor | None,
     dssm: Tensor | None,
@@ -237,4 +253,4 @@ class _EagerMixer(torch.autograd.Function):
         tensors = ctx.saved_tensors
         inputs, matrices, saved = tensors[:12], walk.Matrices(*tensors[12:16]), list(tensors[16:])
         dout = torch.zeros_like(inputs[0]) if dout is None else dout
-        return *_walk_back(dout, dconv, dssm, inputs, matrices, lambda shape: saved.pop()), None
+        return *walk_back(dout, dconv, dssm, inputs, matrices, lambda shape: saved.pop()), None

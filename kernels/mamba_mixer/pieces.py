@@ -6,7 +6,7 @@ from itertools import pairwise
 # Positions times channels of a piece: large ones fill a GPU and need few launches, small ones little memory.
 FORWARD = 3 * 2**26  # where states are kept for the backward pass: 1.9 GiB in bfloat16, free again before it
 INFERENCE = 2**27  # where there is no backward pass: 1.3 GiB
-BACKWARD = 3 * 2**25  # 1.7 GiB
+BACKWARD = 2**26  # 1.1 GiB
 STEP = 512  # positions; a piece that another one follows is a multiple of it, and it of the scan's interval
 KEPT = 2**31  # bytes: the states of a scan are kept for the backward pass up to here, beyond made twice
 

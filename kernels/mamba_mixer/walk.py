@@ -8,8 +8,8 @@ delta in the backward pass (9).
 
 At d_model 256 and 2^20 positions, with a budget of 5 GiB: x, out, dout and dx 4 * 0.5, and kept states 1.
 In the forward pass, in 3 pieces of at most 3 * 2^26 positions times channels, one is 1.7: in all 4.2 where
-dout exists already. In the backward pass, in 6 of at most 3 * 2^25, it is 1.5, and the scan's own working
-memory, mostly the parts of the gradients of B and C, 0.4: in all 4.9.
+dout exists already. In the backward pass, in 9 of at most 2^26, it is 1.0, and the scan's own working
+memory, mostly the parts of the gradients of B and C, 0.2: in all 4.2.
 
 The backward pass makes u, z, the convolution's output, delta, B and C again: a sixth of its time, but
 otherwise they would be 5 GiB there.

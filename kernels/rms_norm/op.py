@@ -33,13 +33,8 @@ def rms_norm(
     Raises:
         ValueError: a shape, dtype or device that does not fit, with the argument's name; a negative eps.
     """
-    shape = expect_axes("x", x, "..., d")
-    expect("weight", weight, "d", shape[-1:], x)
-    expect("residual", residual, "..., d", shape, x)
-    if not eps >= 0:
-        raise ValueError(f"eps is {eps}, expected a number of at least 0")
-    doubles = any(tensor is not None and tensor.dtype == torch.float64 for tensor in (x, residual))
-    if x.is_cuda and (doubles or shape[-1] > MAX_WIDTH):
+    expect_arguments(x, weight, eps, residual)
+    if takes_definition(x, residual):
         return definition.rms_norm(x, weight, eps, residual)
     if torch.compiler.is_compiling():
         normed, summed = _norm(x, weight, eps, residual)
@@ -47,7 +42,21 @@ def rms_norm(
     return _EagerNorm.apply(x, weight, eps, residual)
 
 
-def _device_path(tensor: Tensor) -> ModuleType:
+def expect_arguments(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None) -> None:
+    """ValueError for the first of them that does not fit."""
+    shape = expect_axes("x", x, "..., d")
+    expect("weight", weight, "d", shape[-1:], x)
+    expect("residual", residual, "..., d", shape, x)
+    if not eps >= 0:
+        raise ValueError(f"eps is {eps}, expected a number of at least 0")
+
+
+def takes_definition(x: Tensor, residual: Tensor | None) -> bool:
+    doubles = any(tensor is not None and tensor.dtype == torch.float64 for tensor in (x, residual))
+    return x.is_cuda and (doubles or x.shape[-1] > MAX_WIDTH)
+
+
+def device_path(tensor: Tensor) -> ModuleType:
     """The module with the kernels for the tensor's device. Triton is imported where there is a GPU only."""
     if not tensor.is_cuda:
         return cpu
@@ -58,7 +67,7 @@ def _device_path(tensor: Tensor) -> ModuleType:
 
 def _forward(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None) -> tuple[Tensor, Tensor]:
     """An operator's results share no memory with its arguments: without residual the second is empty."""
-    normed, summed = _device_path(x).forward(x, weight, eps, residual)
+    normed, summed = device_path(x).forward(x, weight, eps, residual)
     return normed, x.new_empty(0) if residual is None else summed
 
 
@@ -75,7 +84,7 @@ def _backward(
     dnormed: Tensor, dsummed: Tensor | None, summed: Tensor, weight: Tensor, eps: float
 ) -> list[Tensor]:
     """Nor do results share it among themselves: the second is empty where it would be the first."""
-    total, dx, dweight = _device_path(summed).backward(dnormed, dsummed, summed, weight, eps)
+    total, dx, dweight = device_path(summed).backward(dnormed, dsummed, summed, weight, eps)
     return [total, total.new_empty(0) if dx is total else dx, dweight.to(weight.dtype)]
 
 
@@ -113,7 +122,7 @@ class _EagerNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, eps, residual):
-        normed, summed = _device_path(x).forward(x, weight, eps, residual)
+        normed, summed = device_path(x).forward(x, weight, eps, residual)
         _setup_context(ctx, (x, weight, eps, residual), (normed, summed))
         return normed, summed
 

@@ -42,7 +42,7 @@ def forward_cut(batch: int, length: int, of_group: int, groups: int, d_state: in
         return batch * groups * ceil_div(of_group, cut.channels * 32 // _tile(d_state, cut.states)[1])
 
     whole = Cut(1, 32 if d_state > 16 else 16, length, 8, 255)
-    if d_state <= 16 and warps(whole) >= 3.5 * processors:
+    if d_state <= 16 and warps(whole) >= 2.75 * processors:
         return whole
     wide, narrow, deep = Cut(2, 16, 0, 4, 168), Cut(1, 16, 0, 8, 168), Cut(1, 32, 0, 4, 255)
     if d_state > 16:
@@ -100,8 +100,9 @@ def forward(
     batch, length, channels = u.shape
     d_state = A.shape[1]
     groups = _groups(B, C)
+    B, C = (_in_groups(matrix, groups) for matrix in (B, C))
     u, delta, z = even_rows(u), even_rows(delta), None if z is None else even_rows(z)
-    B, C, A2 = B.contiguous(), C.contiguous(), (A.float() * _LOG2_E).contiguous()
+    A2 = (A.float() * _LOG2_E).contiguous()
     D, bias = (None if v is None else v.float().contiguous() for v in (D, delta_bias))
     resets = None if resets is None else resets.contiguous().view(torch.uint8)
     cut = cut or forward_cut(batch, length, channels // groups, groups, d_state, _processors(u.device))
@@ -149,9 +150,16 @@ def _tiles(d_tile: int, lanes: int) -> int:
     return max(d_tile // lanes // 4, 1)
 
 
-def _groups(B: Tensor, C: Tensor) -> int:
+def _groups(*matrices: Tensor) -> int:
     """Of B and C alike; a matrix that is fixed in time has one row for each channel anyway."""
-    return max(matrix.shape[2] if matrix.dim() == 4 else 1 for matrix in (B, C))
+    return math.lcm(*(matrix.shape[2] for matrix in matrices if matrix.dim() == 4))
+
+
+def _in_groups(matrix: Tensor, groups: int) -> Tensor:
+    """Contiguous, with the rows of its groups repeated where there are fewer of them."""
+    if matrix.dim() == 4 and matrix.shape[2] != groups:
+        matrix = matrix.repeat_interleave(groups // matrix.shape[2], dim=2)
+    return matrix.contiguous()
 
 
 def _chunk_shapes(batch: int, chunks: int, A: Tensor) -> tuple[tuple[int, ...], ...]:
@@ -170,6 +178,13 @@ def pass_states(
         CHANNELS_ALL=channels, D_STATE=d_state, HAS_START=start is not None, REVERSE=reverse,
         HAS_RESETS=has_resets, BLOCK=32, UNROLL=8, num_warps=1,
     )  # fmt: skip
+
+
+def _ends_cut(walks: int, d_state: int, processors: int) -> Cut:
+    """For the chunks' ends of the backward pass: two channels a thread where 6 warps a processor remain."""
+    if d_state > 16:
+        return Cut(1, 32, 0, 4, 255)
+    return Cut(2, 16, 0, 4, 168) if walks >= 6 * 64 * processors else Cut(1, 16, 0, 4, 128)
 
 
 @dataclass(frozen=True)
@@ -225,9 +240,10 @@ def backward(
     """
     batch, length, channels = u.shape
     d_state = A.shape[1]
-    groups = _groups(B, C)
+    groups, given = _groups(B, C), (B, C)
+    B, C = (_in_groups(matrix, groups) for matrix in given)
     dy, u, delta, z = even_rows(dy), even_rows(u), even_rows(delta), None if z is None else even_rows(z)
-    B, C, A2 = B.contiguous(), C.contiguous(), (A.float() * _LOG2_E).contiguous()
+    A2 = (A.float() * _LOG2_E).contiguous()
     D, bias = (None if v is None else v.float().contiguous() for v in (D, delta_bias))
     resets = None if resets is None else resets.contiguous().view(torch.uint8)
     cut = cut or backward_cut(batch, length, channels // groups, groups, d_state, _processors(u.device))
@@ -242,7 +258,7 @@ def backward(
     ends = None if dfinal is None else dfinal.float().contiguous()
     if chunks > 1:
         ends, sums = (u.new_empty(shape, dtype=torch.float32) for shape in _chunk_shapes(batch, chunks, A))
-        ahead = Cut(2, 16, cut.chunk, 4, 168) if d_state <= 16 else Cut(1, 32, cut.chunk, 4, 255)
+        ahead = _ends_cut(batch * (chunks - 1) * channels, d_state, _processors(u.device))
         end_lanes = _tile(d_state, ahead.states)[1]
         end_blocks = groups * ceil_div(channels // groups, ahead.channels * 32 // end_lanes)
         launch(
@@ -274,7 +290,7 @@ def backward(
         DZ_ROW=0 if dz is None else dz.stride(1), HAS_D=D is not None, HAS_ENDS=ends is not None, AGAIN=again,
         KEEP=INTERVAL, GROUP=GROUP, SUBS=cut.blocks, CHANNELS=cut.channels, LANES=lanes, **shared,
     )  # fmt: skip
-    dB, dC = (_added_up(part, matrix) for part, matrix in ((dB, B), (dC, C)))
+    dB, dC = (_added_up(part, matrix) for part, matrix in zip((dB, dC), given, strict=True))
     dA, dD, dbias = (part.sum((0, 1)) for part in (dA, dD, dbias))
     return du, ddelta, dA, dB, dC, dD, u.new_empty(0) if dz is None else dz, dbias, dstart[:, 0], y
 
@@ -282,4 +298,5 @@ def backward(
 def _added_up(parts: Tensor, matrix: Tensor) -> Tensor:
     if matrix.dim() == 2:
         return parts.sum((0, 1))
-    return parts[0] if len(parts) == 1 else parts.sum(0)
+    whole = parts[0] if len(parts) == 1 else parts.sum(0)
+    return whole if whole.shape == matrix.shape else whole.unflatten(2, (matrix.shape[2], -1)).sum(3)

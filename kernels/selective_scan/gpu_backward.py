@@ -141,8 +141,10 @@ def gradients(
     steps = gl.minimum(length - first, chunk_steps)
     intervals = (steps + KEEP - 1) // KEEP
     n = gl.arange(0, D_TILE, over_c)
-    B += group * D_STATE
-    C += group * D_STATE
+    if not B_FIXED:
+        B += group * D_STATE
+    if not C_FIXED:
+        C += group * D_STATE
     part = set_.to(gl.int64) * ((gl.num_programs(0) // (sets * GROUPS * chunks)) * length.to(gl.int64))
     i_g = gl.arange(0, GROUP, gl.SliceLayout(1, SEQUENCE))
     i_m = gl.arange(0, GROUP, gl.SliceLayout(1, PRODUCTS))

@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ssm_seq.kernels import rms_norm
+
 State = TypeVar("State", bound=tuple)
 
 
@@ -27,6 +29,17 @@ class SequenceLayer(nn.Module, ABC, Generic[State]):
         Returns:
             y like x, and the state after the chunk.
         """
+
+    def forward_normed(
+        self, x: Tensor, residual: Tensor | None, norm: nn.RMSNorm, state: State | None = None
+    ) -> tuple[Tensor, Tensor, State]:
+        """`forward` of the norm of x + residual, as a stack calls it: y, that sum, and the state.
+
+        x, residual: (batch, length, d_model); the sum is in residual's dtype, x itself if that is None.
+        """
+        normed, summed = rms_norm(x, norm.weight, norm.eps, residual)
+        y, state = self(normed, state)
+        return y, summed, state
 
     @abstractmethod
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:

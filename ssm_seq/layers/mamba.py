@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssm_seq.kernels import causal_conv1d_step, mamba_mixer, selective_step
+from ssm_seq.kernels import causal_conv1d_step, mamba_mixer, prenorm_mamba_mixer, selective_step
 from ssm_seq.kernels.mamba_mixer import definition
 from ssm_seq.layers.contract import SequenceLayer
 
@@ -57,8 +57,21 @@ class Mamba(SequenceLayer[MambaState]):
     def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
         # To make u, z and delta again for the backward pass saves memory, which a CPU has, and costs time.
         mixer = mamba_mixer if x.is_cuda else definition.mamba_mixer
-        out, conv, ssm = mixer(
-            x,
+        out, conv, ssm = mixer(x, *self._weights(), *(state or (None, None)))
+        return out, MambaState(conv.to(ssm.dtype), ssm)
+
+    def forward_normed(
+        self, x: Tensor, residual: Tensor | None, norm: nn.RMSNorm, state: MambaState | None = None
+    ) -> tuple[Tensor, Tensor, MambaState]:
+        if not x.is_cuda:
+            return super().forward_normed(x, residual, norm, state)
+        out, summed, conv, ssm = prenorm_mamba_mixer(
+            x, residual, norm.weight, norm.eps, *self._weights(), *(state or (None, None))
+        )
+        return out, summed, MambaState(conv.to(ssm.dtype), ssm)
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        return (
             self.in_proj.weight,
             self.conv1d.weight[:, 0],
             self.conv1d.bias,
@@ -68,9 +81,7 @@ class Mamba(SequenceLayer[MambaState]):
             -torch.exp(self.A_log),
             self.D,
             self.out_proj.weight,
-            *(state or (None, None)),
         )
-        return out, MambaState(conv.to(ssm.dtype), ssm)
 
     def step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         conv, ssm = state.conv.clone(), state.ssm.clone()  # the kernels write the next state over them

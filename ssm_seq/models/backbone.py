@@ -56,8 +56,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, residual: Tensor | None, state: tuple | None
     ) -> tuple[Tensor, Tensor, tuple]:
-        normed, summed = rms_norm(x, self.norm.weight, self.norm.eps, residual)
-        y, state = self.layer(normed, state)
+        y, summed, state = self.layer.forward_normed(x, residual, self.norm, state)
         return self.dropout(y), summed, state
 
     def step(self, x_t: Tensor, residual: Tensor | None, state: tuple) -> tuple[Tensor, Tensor, tuple]:

@@ -265,7 +265,7 @@ def test_more_elements_than_32_bits_count():
     assert torch.equal(y[:, -1990:], part[:, -1990:])
     (dx,) = torch.autograd.grad(y, leaf, x.detach())
     (dtail,) = torch.autograd.grad(part, tail, tail.detach())
-    assert torch.equal(dx[:, -1990:], dtail[:, -1990:])
+    assert error(dx[:, -1990:], dtail[:, -1990:]) < 1e-3  # cut at other places
 
 
 _INTERPRETED = """
