@@ -275,11 +275,11 @@ def backward(
         dz = torch.empty((batch, length, channels), dtype=z.dtype, device=u.device)
     y = torch.empty((batch, length, channels) if again else 0, dtype=u.dtype, device=u.device)
     dA, dstart = (u.new_empty((batch, k, channels, d_state), dtype=torch.float32) for k in (chunks, 1))
-    dB, dC = (
-        u.new_empty((sets, *matrix.shape) if matrix.dim() == 4 else dA.shape, dtype=torch.float32)
-        for matrix in (B, C)
-    )
-    dD, dbias = (u.new_empty((batch, chunks, channels), dtype=torch.float32) for _ in range(2))
+    if B.shape == C.shape:  # one tensor, so that one sum does
+        dB, dC = dBC = u.new_empty((2, *_parts_shape(B, sets, dA)), dtype=torch.float32)
+    else:
+        dB, dC = dBC = [u.new_empty(_parts_shape(matrix, sets, dA), dtype=torch.float32) for matrix in (B, C)]
+    dD, dbias = dDbias = u.new_empty((2, batch, chunks, channels), dtype=torch.float32)
     launch(
         gradients, (batch * chunks * sets * groups,),
         (
@@ -290,13 +290,29 @@ def backward(
         DZ_ROW=0 if dz is None else dz.stride(1), HAS_D=D is not None, HAS_ENDS=ends is not None, AGAIN=again,
         KEEP=INTERVAL, GROUP=GROUP, SUBS=cut.blocks, CHANNELS=cut.channels, LANES=lanes, **shared,
     )  # fmt: skip
-    dB, dC = (_added_up(part, matrix) for part, matrix in zip((dB, dC), given, strict=True))
-    dA, dD, dbias = (part.sum((0, 1)) for part in (dA, dD, dbias))
+    if isinstance(dBC, Tensor):
+        dB, dC = _added_up(dBC, 1)
+    else:
+        dB, dC = (_added_up(parts, 0) for parts in dBC)
+    dB, dC = (_of_own_groups(whole, matrix) for whole, matrix in zip((dB, dC), given, strict=True))
+    dA, (dD, dbias) = dA.sum((0, 1)), dDbias.sum((1, 2))
     return du, ddelta, dA, dB, dC, dD, u.new_empty(0) if dz is None else dz, dbias, dstart[:, 0], y
 
 
-def _added_up(parts: Tensor, matrix: Tensor) -> Tensor:
-    if matrix.dim() == 2:
-        return parts.sum((0, 1))
-    whole = parts[0] if len(parts) == 1 else parts.sum(0)
-    return whole if whole.shape == matrix.shape else whole.unflatten(2, (matrix.shape[2], -1)).sum(3)
+def _parts_shape(matrix: Tensor, sets: int, dA: Tensor) -> tuple[int, ...]:
+    """Of the parts of a matrix's gradient: one a set of channels, or one a chunk where fixed in time."""
+    return (1, sets, *matrix.shape) if matrix.dim() == 4 else tuple(dA.shape)
+
+
+def _added_up(parts: Tensor, axis: int) -> Tensor:
+    """The sum over the two axes of the parts from `axis` on."""
+    if parts.shape[axis] * parts.shape[axis + 1] == 1:
+        return parts.squeeze(axis).squeeze(axis)
+    return parts.sum((axis, axis + 1))
+
+
+def _of_own_groups(gradient: Tensor, matrix: Tensor) -> Tensor:
+    """The gradient of the matrix from that of its repeated groups."""
+    if gradient.shape == matrix.shape:
+        return gradient
+    return gradient.unflatten(2, (matrix.shape[2], -1)).sum(3)
