@@ -17,9 +17,12 @@ def check_pairs(N: int) -> None:
         raise ValueError(f"N={N}: the states come in pairs, expected an even number")
 
 
-def check_delta(delta: Tensor | float) -> None:
-    """Raises ValueError unless every time step is a positive, finite number."""
+def time_step(delta: Tensor | float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """delta as a tensor of the (real) dtype; ValueError unless every one is a positive, finite number."""
     _check_positive("delta", delta, "time steps go forward")
+    if isinstance(delta, Tensor):
+        return delta.to(device, dtype)
+    return torch.tensor(delta, dtype=dtype, device=device)
 
 
 def check_rate(rate: Tensor | float) -> None:
@@ -28,7 +31,8 @@ def check_rate(rate: Tensor | float) -> None:
 
 
 def _check_positive(name: str, value: Tensor | float, why: str) -> None:
-    values = torch.as_tensor(value).detach().flatten()
+    values = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    values = values.detach().flatten()
     wrong = values[~((values > 0) & torch.isfinite(values))]
     if len(wrong):
         raise ValueError(f"{name}={wrong[0].item():g}: expected a positive number, {why}")

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssm_seq.ssm.checks import check_delta
+from ssm_seq.ssm.checks import time_step
 from ssm_seq.ssm.matrices import DPLR, Diagonal, StateMatrix, cast, check_stable, dense, dtype_of
 
 Method = Literal["forward_euler", "backward_euler", "bilinear", "zero_order_hold"]
@@ -120,8 +120,7 @@ METHODS: dict[str, Callable[..., tuple[StateMatrix, Tensor]]] = {
 
 def _checked(A: StateMatrix, B: Tensor, delta: Tensor | float) -> tuple[StateMatrix, Tensor, Tensor]:
     """A and B in one dtype, and delta (..., 1), real, to broadcast against vectors of N."""
-    check_delta(delta)
     check_stable(A)
     dtype = torch.promote_types(dtype_of(A), B.dtype)
-    step = torch.as_tensor(delta, device=B.device).to(dtype.to_real())
+    step = time_step(delta, dtype.to_real(), B.device)
     return cast(A, dtype), B.to(dtype), step[..., None]

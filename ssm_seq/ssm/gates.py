@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssm_seq.ssm.checks import check_delta
 from ssm_seq.ssm.discretise import discretise
 from ssm_seq.ssm.matrices import Diagonal
 from ssm_seq.ssm.views import System
@@ -53,7 +52,6 @@ def gate(
             delta = F.softplus(z)
         case _:
             raise ValueError(f"method={method!r}: expected backward_euler or zero_order_hold")
-    check_delta(delta)
     one = torch.ones_like(z)[..., None]
     Abar, Bbar = discretise(Diagonal(-one), one[..., None], delta, method)
     return Abar.Lambda[..., 0], Bbar[..., 0, 0]

@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from ssm_seq.ssm.checks import check_delta, check_size
+from ssm_seq.ssm.checks import check_size, time_step
 from ssm_seq.ssm.discretise import bilinear
 from ssm_seq.ssm.matrices import (
     DPLR,
@@ -121,13 +121,12 @@ def kernel_from_truncated(
         ValueError: L < 1, delta <= 0, an unstable A.
     """
     check_size("L", L)
-    check_delta(delta)
     check_stable(A)
     Lambda, P, Q, B, Ctilde = in_one_dtype(*A, B, Ctilde)
     z = SHRINKAGE ** (1 / L) * _roots_of_unity(L, L // 2 + 1 if real else L, Lambda.device)
     # Rounded to float32 after the difference: near z = 1 it would be lost.
     difference, total = (1 - z).to(Lambda.dtype), (1 + z).to(Lambda.dtype)
-    step = torch.as_tensor(delta, device=B.device).to(Lambda.real.dtype)[..., None]
+    step = time_step(delta, Lambda.real.dtype, Lambda.device)[..., None]
     c = step * total
     cauchy = 1 / (2 * difference - c[..., None, :] * Lambda[..., None])  # (..., N, number of roots)
 

@@ -12,7 +12,7 @@ import torch
 from scipy.linalg import logm
 from torch import Tensor
 
-from ssm_seq.ssm.checks import check_delta, check_rate, check_size
+from ssm_seq.ssm.checks import check_rate, check_size, time_step
 from ssm_seq.ssm.discretise import ALPHA, METHODS, Method, discretise
 from ssm_seq.ssm.matrices import Diagonal, StateMatrix, dense, power, product
 
@@ -44,12 +44,11 @@ def undo(
     Raises:
         ValueError: delta <= 0; no such method; Abar has an eigenvalue that the method never gives.
     """
-    check_delta(delta)
+    step = time_step(delta, Bbar.dtype.to_real(), Bbar.device)[..., None]
     if method not in METHODS:
         raise ValueError(f"method={method!r}: there is no such method; known: {', '.join(METHODS)}")
     if not isinstance(Abar, Diagonal):
         Abar = dense(Abar)
-    step = torch.as_tensor(delta, device=Bbar.device)[..., None]
     if method == "zero_order_hold":
         return _undo_hold(Abar, Bbar, step)
     return _undo_bilinear(Abar, Bbar, step, ALPHA[method])
@@ -103,10 +102,10 @@ def _undo_hold(Abar: Diagonal | Tensor, Bbar: Tensor, step: Tensor) -> tuple[Sta
     shape = torch.broadcast_shapes(Abar.shape[:-2], Bbar.shape[:-2])
     rows = torch.cat([Abar.expand(*shape, N, N), Bbar.expand(*shape, N, M)], dim=-1)
     bottom = torch.cat([rows.new_zeros(M, N), torch.eye(M, dtype=rows.dtype, device=rows.device)], dim=-1)
-    both = torch.cat([rows, bottom.expand(*shape, M, N + M)], dim=-2).detach().cpu().flatten(0, -3)
-    logs = [torch.as_tensor(logm(matrix.numpy())) for matrix in both]
+    both = torch.cat([rows, bottom.expand(*shape, M, N + M)], dim=-2).detach().cpu()
+    logs = [torch.as_tensor(logm(matrix.numpy())) for matrix in both.reshape(-1, N + M, N + M)]
     _refuse(any(log.is_complex() and not rows.is_complex() for log in logs), "a negative eigenvalue")
-    logs = torch.stack(logs).to(rows).unflatten(0, shape) if shape else logs[0].to(rows)
+    logs = torch.stack(logs).to(rows).reshape(both.shape)
     step = step[..., None]
     return logs[..., :N, :N] / step, logs[..., :N, N:] / step
 
