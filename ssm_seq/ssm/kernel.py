@@ -123,29 +123,40 @@ def kernel_from_truncated(
     check_size("L", L)
     check_stable(A)
     Lambda, P, Q, B, Ctilde = in_one_dtype(*A, B, Ctilde)
-    z = SHRINKAGE ** (1 / L) * _roots_of_unity(L, L // 2 + 1 if real else L, Lambda.device)
-    # Rounded to float32 after the difference: near z = 1 it would be lost.
-    difference, total = (1 - z).to(Lambda.dtype), (1 + z).to(Lambda.dtype)
-    step = time_step(delta, Lambda.real.dtype, Lambda.device)[..., None]
-    c = step * total
-    cauchy = 1 / (2 * difference - c[..., None, :] * Lambda[..., None])  # (..., N, number of roots)
-
-    def products(left: Tensor, right: Tensor) -> Tensor:
-        return torch.einsum("...pn,...nl,...nm->...lpm", left, cauchy, right)
-
-    c = c[..., None, None]
-    values = products(Ctilde, B)
-    if P.shape[-1]:
-        identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-        core = torch.linalg.solve(identity + c * products(Q.mH, P), c * products(Q.mH, B))
-        values = values - products(Ctilde, P) @ core
-    values = 2 * step[..., None, None] * values
+    cauchy, core = resolvent(DPLR(Lambda, P, Q), B, delta, circle(L, L // 2 + 1 if real else L, B.device))
+    values = _through(Ctilde, cauchy, B) - _through(Ctilde, cauchy, P) @ core
     kernel = torch.fft.irfft(values, n=L, dim=-3) if real else torch.fft.ifft(values, dim=-3)
     growth = SHRINKAGE ** -(torch.arange(L, dtype=torch.float64, device=B.device) / L)
-    return kernel * growth.to(step.dtype)[:, None, None]
+    return kernel * growth.to(kernel.real.dtype)[:, None, None]
 
 
-def _roots_of_unity(L: int, count: int, device: torch.device) -> Tensor:
-    """exp(-2 pi i j / L) for j < count, complex128."""
+def resolvent(A: DPLR, B: Tensor, delta: Tensor | float, z: Tensor) -> tuple[Tensor, Tensor]:
+    """(I - z Abar)^-1 Bbar = cauchy (B - P core) at points z (J,), by Woodbury's identity.
+
+    Returns:
+        cauchy (..., N, J), the diagonal 2 delta / R(z), and core (..., J, r, M).
+
+    Raises:
+        ValueError: delta <= 0.
+    """
+    Lambda, P, Q = A
+    step = time_step(delta, Lambda.real.dtype, Lambda.device)[..., None]
+    # Rounded to float32 after the difference: near z = 1 it would be lost.
+    difference, total = (1 - z).to(Lambda.dtype), (1 + z).to(Lambda.dtype)
+    R = 2 * difference - step[..., None] * total * Lambda[..., None]
+    cauchy = 2 * step[..., None] / R
+    half = total[:, None, None] / 2  # c(z) / (2 delta)
+    identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
+    core = torch.linalg.solve(identity + half * _through(Q.mH, cauchy, P), half * _through(Q.mH, cauchy, B))
+    return cauchy, core
+
+
+def circle(L: int, count: int, device: torch.device) -> Tensor:
+    """rho exp(-2 pi i j / L) for j < count, complex128: where the generating function is evaluated."""
     angles = -2 * math.pi / L * torch.arange(count, dtype=torch.float64, device=device)
-    return torch.polar(torch.ones_like(angles), angles)
+    return torch.polar(torch.full_like(angles, SHRINKAGE ** (1 / L)), angles)
+
+
+def _through(left: Tensor, cauchy: Tensor, right: Tensor) -> Tensor:
+    """left diag(cauchy_j) right at every point j: (..., a, N), (..., N, J), (..., N, b) -> (..., J, a, b)."""
+    return torch.einsum("...an,...nj,...nb->...jab", left, cauchy, right)

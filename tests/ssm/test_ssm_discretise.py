@@ -1,5 +1,6 @@
 """Discretisation against scipy and against the differential equation itself; other sampling rates; gates."""
 
+import itertools
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from ssm_seq.ssm import (
     DPLR,
     Diagonal,
+    System,
     backward_euler,
     decimate,
     dense,
@@ -39,7 +41,9 @@ def random_dense(N, M, seed=0):
     """A stable A (N, N) and B (N, M) of no particular structure."""
     g = torch.Generator().manual_seed(seed)
     A = torch.randn(N, N, generator=g, dtype=torch.float64)
-    return A - (1 + torch.linalg.eigvals(A).real.max()) * torch.eye(N), torch.randn(N, M, generator=g).double()
+    return A - (1 + torch.linalg.eigvals(A).real.max()) * torch.eye(N), torch.randn(
+        N, M, generator=g
+    ).double()
 
 
 def random_dplr(N, M, rank, seed=0):
@@ -118,10 +122,14 @@ def test_orders_of_convergence(method, order):
     """Against an adaptive integrator; the bilinear rule sees the input's value in the middle of the step."""
     A, B = random_dense(4, 1, seed=3)
     exact = scipy.integrate.solve_ivp(
-        lambda t, x: A.numpy() @ x + B.numpy()[:, 0] * (math.sin(3 * t) + t), (0, 1), np.zeros(4), rtol=1e-12, atol=1e-13
+        lambda t, x: A.numpy() @ x + B.numpy()[:, 0] * (math.sin(3 * t) + t),
+        (0, 1),
+        np.zeros(4),
+        rtol=1e-12,
+        atol=1e-13,
     ).y[:, -1]
     errors = [np.linalg.norm(states_at_1(A, B, method, steps) - exact) for steps in (64, 128, 256)]
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert abs(math.log2(coarse / fine) - order) < 0.1
 
 
@@ -135,7 +143,12 @@ def test_zero_order_hold_is_exact_for_held_inputs(delta):
     for u in inputs:
         x = Abar @ x + Bbar * u
         exact = scipy.integrate.solve_ivp(
-            lambda t, x, u=u: A.numpy() @ x + B.numpy()[:, 0] * u, (0, delta), exact, "LSODA", rtol=1e-12, atol=1e-13
+            lambda t, x, u=u: A.numpy() @ x + B.numpy()[:, 0] * u,
+            (0, delta),
+            exact,
+            "LSODA",
+            rtol=1e-12,
+            atol=1e-13,
         ).y[:, -1]
         np.testing.assert_allclose(x[:, 0], exact, rtol=1e-8, atol=1e-9)
 
@@ -164,8 +177,13 @@ def test_undo_finds_the_continuous_system(method, form):
 @pytest.mark.parametrize("rate", [0.5, 1.0, 2.0, 3.7])
 def test_transfer_to_another_rate_is_exact(method, rate):
     """What training at one rate gave is, moved, what discretising the same A and B at the other gives."""
-    for A, B in (hippo("legs", 8), (Diagonal(torch.tensor([-0.5 + 3j, -0.5 - 3j]).to(torch.complex128)),
-                                    torch.ones(2, 1).to(torch.complex128))):
+    for A, B in (
+        hippo("legs", 8),
+        (
+            Diagonal(torch.tensor([-0.5 + 3j, -0.5 - 3j]).to(torch.complex128)),
+            torch.ones(2, 1).to(torch.complex128),
+        ),
+    ):
         moved = transfer(*discretise(A, B, 0.05, method), rate, method)
         expected = discretise(A, B, 0.05 * rate, method)
         torch.testing.assert_close(dense(moved[0]), dense(expected[0]), rtol=1e-9, atol=1e-10)
@@ -186,8 +204,6 @@ def test_decimation_keeps_every_rate_th_state(method, rate):
 
 
 def states(Abar, Bbar, C, u):
-    from ssm_seq.ssm import System
-
     return recurrent(System(Abar, Bbar, C), u)[0]
 
 
@@ -268,19 +284,32 @@ one = torch.ones(1, 1).double()
         (lambda: discretise(-one, one, math.nan, "bilinear"), "delta=nan: expected a positive number"),
         (lambda: discretise(-one, one, 0.1, "tustin"), "method='tustin': there is no such method; known:"),
         (lambda: discretise(one / 4, one, 0.1), "A: an eigenvalue has the real part 0.25 > 0"),
-        (lambda: forward_euler(Diagonal(torch.tensor([-1.0, 0.5])), torch.ones(2, 1), 0.1), "A: an eigenvalue"),
-        (lambda: backward_euler(DPLR(torch.zeros(2), torch.ones(2, 1), -torch.ones(2, 1)), torch.ones(2, 1), 1.0),
-         "A: an eigenvalue has the real part 2 > 0"),
+        (
+            lambda: forward_euler(Diagonal(torch.tensor([-1.0, 0.5])), torch.ones(2, 1), 0.1),
+            "A: an eigenvalue",
+        ),
+        (
+            lambda: backward_euler(
+                DPLR(torch.zeros(2), torch.ones(2, 1), -torch.ones(2, 1)), torch.ones(2, 1), 1.0
+            ),
+            "A: an eigenvalue has the real part 2 > 0",
+        ),
         (lambda: generalised_bilinear(-one, one, 0.1, 1.5), "alpha=1.5: expected a weight from 0"),
         (lambda: transfer(one / 2, one, 0.0), "rate=0: expected a positive number"),
         (lambda: transfer(one / 2, one, -2.0, "bilinear"), "rate=-2: expected a positive number"),
         (lambda: decimate(one / 2, one, 0), "rate=0: expected a positive number"),
         (lambda: decimate(one / 2, one, 1.5), "rate=1.5: every rate-th sample is kept"),
         (lambda: undo(-one / 2, one, 1.0), "Abar: it has a negative eigenvalue"),
-        (lambda: undo(Diagonal(torch.tensor([-0.5])), torch.ones(1, 1), 1.0), "Abar: it has a negative eigenvalue"),
+        (
+            lambda: undo(Diagonal(torch.tensor([-0.5])), torch.ones(1, 1), 1.0),
+            "Abar: it has a negative eigenvalue",
+        ),
         (lambda: undo(Diagonal(torch.tensor([0.0])), torch.ones(1, 1), 1.0), "Abar: it has the eigenvalue 0"),
         (lambda: undo(-one, one, 1.0, "bilinear"), "Abar: it has an eigenvalue that no finite A has"),
-        (lambda: gate(torch.zeros(1), "bilinear"), "method='bilinear': expected backward_euler or zero_order"),
+        (
+            lambda: gate(torch.zeros(1), "bilinear"),
+            "method='bilinear': expected backward_euler or zero_order",
+        ),
         (lambda: ema(1.0), "alpha=1: expected a weight between 0 and 1"),
     ],
 )

@@ -173,7 +173,7 @@ def test_diagonal_initialisations():
 
 
 def test_s4d_legs_tends_to_legs():
-    """For smooth inputs: the states after u(t - s) = s exp(-2s), integrals of exp(sA) B u, are (2 - A)^-2 B."""
+    """For smooth inputs: the states after u(t - s) = s exp(-2s), integrals of exp(sA) B u: (2 - A)^-2 B."""
 
     def error(N):
         A, B = hippo("legs", N)
