@@ -74,7 +74,8 @@ def test_it_is_the_two_definitions(small, residual, device, monkeypatch, poisone
         monkeypatch.setattr(pieces, "BACKWARD", 24 * 32)
     arguments = inputs(length=150, device=device, residual=residual)
     expected = results(two_calls(norm.rms_norm, definition.mamba_mixer), in_double(arguments))
-    assert_close(results(prenorm_mamba_mixer, arguments), expected, FORWARD, GRADIENT)
+    # Norm, four products, convolution and scan: their roundings add up.
+    assert_close(results(prenorm_mamba_mixer, arguments), expected, 2 * FORWARD, GRADIENT)
 
 
 @ON_DEVICES
