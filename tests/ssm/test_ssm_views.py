@@ -17,6 +17,7 @@ from ssm_seq.ssm import (
     convolve,
     dense,
     discretise,
+    dplr_chunk,
     hippo,
     impulse_response,
     kernel_by_doubling,
@@ -205,6 +206,25 @@ def test_s4_learns_what_is_truncated():
     assert (Ctilde - C).abs().max() > 1e-6
 
 
+@pytest.mark.parametrize("measure", ["legs", "legt", "fourier_truncated"])
+@pytest.mark.parametrize("L", [1, 2, 3, 40])
+def test_s4_carries_its_state(measure, L):
+    """Heads of different steps over chunks of L, against the recurrence of the HiPPO matrix itself."""
+    A, B, C, original = in_modes(measure, 8)
+    deltas = torch.tensor([0.05, 0.3]).double()
+    u, state, outputs = normal(2, 3, 80), None, []
+    for chunk in u.split(L, dim=-1):
+        y, state = dplr_chunk(A, B, C, deltas, chunk, state)
+        outputs.append(y)
+    ours = torch.cat(outputs, dim=-1)
+    V = nplr(measure, 8).V
+    for h, delta in enumerate(deltas.tolist()):
+        system = System(*bilinear(*original[:2], delta), original[2])
+        expected, last = recurrent(system, u[h][..., None])
+        torch.testing.assert_close(ours[h], expected[..., 0], **TIGHT)
+        torch.testing.assert_close((V @ state[h]).mT, last.to(V.dtype), **TIGHT)
+
+
 def test_s4d_kernel_of_conjugate_halves():
     """Half of the modes, twice the real part: the kernel of the whole diagonal system."""
     system, half = nplr("fourier_diagonal", 16), conjugate_half(nplr("fourier_diagonal", 16))
@@ -275,6 +295,7 @@ def test_one_step():
 system = sampled(make("dense"), 0.1)
 grows = Diagonal(torch.tensor([0.5]))
 one = torch.ones(1, 1)
+halves = (DPLR(-torch.ones(1), one, one), one, one)
 
 
 @pytest.mark.parametrize(
@@ -293,6 +314,7 @@ one = torch.ones(1, 1)
             lambda: kernel_dplr(DPLR(3 * torch.ones(1), one, one), one, one, 0.1, 4),
             "A: an eigenvalue has the",
         ),
+        (lambda: dplr_chunk(*halves, 0.1, torch.zeros(1, 0)), "L=0: expected 1 or more"),
         (lambda: impulse_response(System(grows, one, one), torch.zeros(1)), "A: an eigenvalue has the real"),
         (lambda: multi_head(make("diagonal", (3,)), torch.zeros(1, 4, 5)), "u: 5 channels, expected 3 heads"),
     ],
