@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ssm_seq.layers.contract import SequenceLayer
+from ssm_seq.ssm import s4d_lin
 
 LONGEST = 4096  # positions convolved at once; the transform's memory grows with them
 
@@ -31,10 +32,10 @@ class S4D(SequenceLayer[S4DState]):
         super().__init__()
         if d_state % 2:
             raise ValueError(f"d_state={d_state}: states come in conjugate pairs, expected an even number")
-        pairs = d_state // 2
+        A, pairs = s4d_lin(d_state).to(torch.complex64), d_state // 2
         self.log_dt = nn.Parameter(torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max)))
-        self.log_A_real = nn.Parameter(torch.full((d_model, pairs), math.log(0.5)))
-        self.A_imag = nn.Parameter(math.pi * torch.arange(pairs, dtype=torch.float32).repeat(d_model, 1))
+        self.log_A_real = nn.Parameter(torch.log(-A.real).repeat(d_model, 1))
+        self.A_imag = nn.Parameter(A.imag.repeat(d_model, 1))
         # Real pairs: optimisers and `.double()` treat them like every other parameter.
         self.C = nn.Parameter(torch.randn(d_model, pairs, 2) * 0.5**0.5)
         self.D = nn.Parameter(torch.randn(d_model))

@@ -7,11 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssm_seq.layers import S4D, Mamba, map_state, s4d
+from ssm_seq.layers import S4, S4D, Mamba, map_state, s4, s4d
 
 LAYERS = {
     "mamba": partial(Mamba, 6, d_state=3, d_conv=4, expand=2),
     "mamba_wide_steps": partial(Mamba, 20, d_state=16, d_conv=2, expand=1, dt_min=0.1, dt_max=1.0),
+    "s4": partial(S4, 6, d_state=4),
+    "s4_wide_steps": partial(S4, 3, d_state=64, dt_min=0.1, dt_max=1.0),
     "s4d": partial(S4D, 6, d_state=4),
     "s4d_wide_steps": partial(S4D, 3, d_state=64, dt_min=0.1, dt_max=1.0),
 }
@@ -134,10 +136,11 @@ def test_bfloat16_autocast_keeps_states_and_gradients_in_float32(name):
     assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
 
 
-def test_s4d_cuts_long_chunks_itself(monkeypatch):
-    layer, x = layer_and_input("s4d", 2, 50, 5, torch.float64)
+@pytest.mark.parametrize(("name", "module"), [("s4", s4), ("s4d", s4d)])
+def test_long_chunks_are_cut(monkeypatch, name, module):
+    layer, x = layer_and_input(name, 2, 50, 5, torch.float64)
     y, final = layer(x)
-    monkeypatch.setattr(s4d, "LONGEST", 7)
+    monkeypatch.setattr(module, "LONGEST", 7)
     torch.testing.assert_close(layer(x), (y, final), rtol=1e-10, atol=1e-11)
 
 

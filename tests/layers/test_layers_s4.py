@@ -1,0 +1,65 @@
+"""S4 against the recurrence of the HiPPO matrix itself, and its initial values."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ssm_seq.layers import S4
+from ssm_seq.ssm import System, bilinear, conjugate_half, hippo, nplr, recurrent
+
+
+def s4_by_hand(layer, x):
+    """Dense LegS matrices in HiPPO's own coordinates, never diagonalised, step by step; C as in the layer."""
+    d_model, pairs = layer.A_imag.shape
+    A, B = hippo("legs", 2 * pairs)
+    V = conjugate_half(nplr("legs", 2 * pairs)).V
+    C = 2 * (torch.view_as_complex(layer.C) @ V.mH).real
+    channels = []
+    for h in range(d_model):
+        bars = bilinear(A, B, layer.log_dt.exp()[h])
+        channels.append(recurrent(System(*bars, C[h : h + 1]), x[..., h : h + 1])[0])
+    y = F.gelu(torch.cat(channels, dim=-1) + layer.D * x)
+    a, b = layer.out_proj(y).chunk(2, dim=-1)
+    return a * torch.sigmoid(b)
+
+
+@pytest.mark.parametrize("length", [1, 2, 17, 100])
+def test_the_layer_is_hippo(length):
+    """The initial Lambda, P and B are rounded to float32: so close, no closer, is the layer to LegS."""
+    torch.manual_seed(length)
+    layer = S4(4, d_state=16, dt_min=0.01, dt_max=0.5).double()
+    x = torch.randn(2, length, 4, dtype=torch.float64)
+    torch.testing.assert_close(layer(x)[0], s4_by_hand(layer, x), rtol=1e-5, atol=1e-6)
+
+
+def test_float32_layers_are_exact_to_1e_5():
+    torch.manual_seed(0)
+    layer = S4(4, d_state=64)
+    x = torch.randn(1, 3000, 4)
+    y = layer(x)[0]
+    exact = layer.double()(x.double())[0]
+    assert (y - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_one_set_of_weights_serves_every_length():
+    """No kernel length is baked into the weights: a prefix has the outputs that it has in the whole."""
+    torch.manual_seed(0)
+    layer = S4(3, d_state=8).double()
+    x = torch.randn(1, 90, 3, dtype=torch.float64)
+    torch.testing.assert_close(layer(x[:, :37])[0], layer(x)[0][:, :37], rtol=1e-10, atol=1e-11)
+
+
+def test_initial_values_are_legs():
+    layer = S4(5, d_state=8, dt_min=0.002, dt_max=0.05)
+    legs = conjugate_half(nplr("legs", 8))
+    for h in range(5):
+        torch.testing.assert_close(-layer.log_A_real[h].exp(), legs.A.Lambda.real.float())
+        torch.testing.assert_close(layer.A_imag[h], legs.A.Lambda.imag.float())
+        torch.testing.assert_close(torch.view_as_complex(layer.P[h]), legs.A.P[:, 0].to(torch.complex64))
+        torch.testing.assert_close(torch.view_as_complex(layer.B[h]), legs.B[:, 0].to(torch.complex64))
+    assert layer.log_dt.exp().min() >= 0.002 and layer.log_dt.exp().max() <= 0.05
+
+
+def test_an_odd_number_of_states_is_refused():
+    with pytest.raises(ValueError, match="d_state=5"):
+        S4(4, d_state=5)
