@@ -84,7 +84,7 @@ class TaskConfig:
 
 @dataclass
 class ModelConfig:
-    """A stack of sequence layers. layer: `mamba` (S6) or `s4d`."""
+    """A stack of sequence layers. layer: `mamba` (S6), `s4` or `s4d`."""
 
     layer: str = "mamba"
     d_model: int = 64

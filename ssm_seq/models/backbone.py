@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ssm_seq.config import ModelConfig
 from ssm_seq.errors import InputError
 from ssm_seq.kernels import rms_norm
-from ssm_seq.layers import S4D, Mamba, SequenceLayer
+from ssm_seq.layers import S4, S4D, Mamba, SequenceLayer
 
 
 def check(config: ModelConfig) -> None:
@@ -20,9 +20,9 @@ def check(config: ModelConfig) -> None:
     for name in ("d_model", "n_layers", "d_state", "expand", "d_conv"):
         if getattr(config, name) < 1:
             raise InputError(f"model.{name}={getattr(config, name)}: expected a positive whole number")
-    if config.layer == "s4d" and config.d_state % 2:
+    if config.layer in ("s4", "s4d") and config.d_state % 2:
         raise InputError(
-            f"model.d_state={config.d_state}: s4d's states come in pairs, expected an even number"
+            f"model.d_state={config.d_state}: {config.layer}'s states come in pairs, expected an even number"
         )
     if not 0 < config.dt_min <= config.dt_max:
         raise InputError(
@@ -39,9 +39,11 @@ def sequence_layer(config: ModelConfig) -> SequenceLayer:
             return Mamba(
                 config.d_model, config.d_state, config.d_conv, config.expand, config.dt_min, config.dt_max
             )
+        case "s4":
+            return S4(config.d_model, config.d_state, config.dt_min, config.dt_max)
         case "s4d":
             return S4D(config.d_model, config.d_state, config.dt_min, config.dt_max)
-    raise InputError(f"model.layer={config.layer}: there is no such layer; known: mamba, s4d")
+    raise InputError(f"model.layer={config.layer}: there is no such layer; known: mamba, s4, s4d")
 
 
 class Block(nn.Module):

@@ -14,7 +14,7 @@ from ssm_seq.errors import InputError
 from ssm_seq.inference import bits_of_windows, classify_windows, score_record
 from ssm_seq.models import Classifier, LanguageModel
 
-LAYERS = pytest.mark.parametrize("layer", ["mamba", "s4d"])
+LAYERS = pytest.mark.parametrize("layer", ["mamba", "s4", "s4d"])
 
 
 def make(kind, layer="mamba", dropout=0.0, d_model=6):
@@ -105,7 +105,7 @@ def test_memory_is_flat():
     assert max(resident[20:]) - resident[20] < 20
 
 
-@pytest.mark.parametrize("layer", ["mamba", "s4d"])
+@pytest.mark.parametrize("layer", ["mamba", "s4", "s4d"])
 @pytest.mark.parametrize("chunk", [1, 13, 40, 4096])
 def test_windows_are_classified_whatever_the_chunk(layer, chunk):
     model, ids = make("classifier", layer), random_ids(5, 40)

@@ -12,7 +12,7 @@ from ssm_seq.layers import map_state
 from ssm_seq.models import Classifier, LanguageModel
 
 TOLERANCE = {torch.float64: {"rtol": 1e-9, "atol": 1e-10}, torch.float32: {"rtol": 1e-3, "atol": 1e-4}}
-every_layer = pytest.mark.parametrize("layer", ["mamba", "s4d"])
+every_layer = pytest.mark.parametrize("layer", ["mamba", "s4", "s4d"])
 every_model = pytest.mark.parametrize("kind", ["language_model", "classifier"])
 
 
@@ -176,7 +176,7 @@ def test_ssm_parameters_come_from_every_layer(layer):
     model = make("classifier", layer, n_layers=3)
     declared = [id(p) for block in model.backbone.blocks for p in block.layer.ssm_parameters()]
     assert [id(p) for p in model.ssm_parameters()] == declared
-    assert len(set(declared)) == 9
+    assert len(set(declared)) == 3 * (5 if layer == "s4" else 3)
 
 
 def test_dropout_acts_in_training_only():
@@ -199,9 +199,10 @@ def test_autocast_gives_float32_logits(kind, layer):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"layer": "mamba3"}, "model.layer=mamba3: there is no such layer; known: mamba, s4d"),
+        ({"layer": "mamba3"}, "model.layer=mamba3: there is no such layer; known: mamba, s4, s4d"),
         ({"d_model": 0}, "model.d_model=0: expected a positive whole number"),
         ({"n_layers": -1}, "model.n_layers=-1: expected a positive whole number"),
+        ({"layer": "s4", "d_state": 3}, "model.d_state=3: s4's states come in pairs"),
         ({"layer": "s4d", "d_state": 3}, "model.d_state=3: s4d's states come in pairs"),
         ({"dt_min": 0.2}, "model.dt_min=0.2, model.dt_max=0.1: expected 0 < dt_min <= dt_max"),
         ({"dropout": 1.5}, "model.dropout=1.5: expected a probability below 1"),

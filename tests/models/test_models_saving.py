@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["classifier", "language_model"])
-@pytest.mark.parametrize("layer", ["mamba", "s4d"])
+@pytest.mark.parametrize("layer", ["mamba", "s4", "s4d"])
 def test_the_same_model_comes_back(tmp_path, kind, layer):
     saved = make(kind, layer)
     saved.save(tmp_path / "model")
