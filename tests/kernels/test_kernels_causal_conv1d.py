@@ -1,11 +1,8 @@
-import os
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
+from interpreter import run_interpreted
 from kernel_cases import (
     DEVICES,
     FORWARD,
@@ -291,18 +288,9 @@ for shape, changes, packed in [
     expected = with_gradients(of_packed(definition.causal_conv1d, starts), arguments)
     assert_close(with_gradients(of_packed(op.causal_conv1d, starts), arguments), expected, 2e-6, 1e-5)
 test_inputs_and_gradients_in_wider_rows(torch.float32, "cpu", None)
-print("agreed")
 """
 
 
 def test_gpu_kernels_in_the_interpreter():
-    """In a process of its own: TRITON_INTERPRET counts when a kernel is defined."""
     pytest.importorskip("triton")
-    here = Path(__file__).parent
-    result = subprocess.run(
-        [sys.executable, "-c", _INTERPRETED],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(here), *sys.path])},
-        capture_output=True,
-        text=True,
-    )
-    assert result.stdout.strip() == "agreed", result.stderr
+    run_interpreted(_INTERPRETED)

@@ -1,12 +1,8 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 from graph_capture import replayed
+from interpreter import run_interpreted
 from kernel_cases import (
     DEVICES,
     FORWARD,
@@ -245,18 +241,9 @@ double = x.detach().double().requires_grad_()
 expected, _ = definition.rms_norm(double, torch.ones(32), residual=residual)
 (true,) = torch.autograd.grad(expected, double, wide[0, :, 32:].double())
 assert_close({"y": normed, "dx": dx}, {"y": expected, "dx": true}, 2e-6, 1e-5)
-print("agreed")
 """
 
 
 def test_gpu_kernels_in_the_interpreter():
-    """In a process of its own: TRITON_INTERPRET counts when a kernel is defined."""
     pytest.importorskip("triton")
-    here = Path(__file__).parent
-    result = subprocess.run(
-        [sys.executable, "-c", _INTERPRETED],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(here), *sys.path])},
-        capture_output=True,
-        text=True,
-    )
-    assert result.stdout.strip() == "agreed", result.stderr
+    run_interpreted(_INTERPRETED)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from graph_capture import replayed
 from kernel_cases import (
     DEVICES,
     FORWARD,
@@ -315,17 +316,7 @@ def test_captured_in_a_graph():
         y, _ = selective_scan(**leaves)
         return y, torch.autograd.grad(y, leaves["u"], dy)[0]
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        eager = [tensor.detach().clone() for tensor in run()]
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = [tensor.detach() for tensor in run()]
-    for tensor in captured:
-        tensor.fill_(float("nan"))
-    graph.replay()
+    captured, eager = replayed(run)
     assert torch.equal(captured[0], expected["y"])
     assert all(torch.equal(*pair) for pair in zip(captured, eager, strict=True))
 

@@ -1,12 +1,8 @@
 """Single steps: step by step is the whole, and the state is overwritten in place."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from interpreter import run_interpreted
 from kernel_cases import DEVICES, FORWARD, ROUNDED_FORWARD, error, in_double, scan_inputs
 from test_kernels_causal_conv1d import conv_inputs
 
@@ -277,18 +273,9 @@ for shape in [(2, 1, 24, 4), (1, 1, 140, 2), (1, 1, 1, 1)]:
         conv_step.definition = function
         outputs.append(conv_step.causal_conv1d_step(state, x, **arguments))
     assert error(*outputs) < 2e-6 and error(*states) < 2e-6, shape
-print("agreed")
 """
 
 
 def test_gpu_kernels_in_the_interpreter():
-    """In a process of its own: TRITON_INTERPRET counts when a kernel is defined."""
     pytest.importorskip("triton")
-    here = Path(__file__).parent
-    result = subprocess.run(
-        [sys.executable, "-c", _INTERPRETED],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(here), *sys.path])},
-        capture_output=True,
-        text=True,
-    )
-    assert result.stdout.strip() == "agreed", result.stderr
+    run_interpreted(_INTERPRETED)
