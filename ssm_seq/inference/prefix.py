@@ -1,0 +1,241 @@
+"""A reference that is read once, and edits of it that are scored without reading it again.
+
+The state of a recurrent model is all that it knows of the past. With the states of the reference kept at
+checkpoints, an edited sequence is read from the last checkpoint before the edit. It is left where its
+state has come back to the reference's: from there on both cost the same.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssm_seq.inference.stream import Ids, inference
+from ssm_seq.layers import map_state
+from ssm_seq.models import LanguageModel
+
+SPACING = 1024
+"""Positions between two checkpoints, unless there would be more than `MOST_CHECKPOINTS`."""
+MOST_CHECKPOINTS = 1024
+FLOOR = 0.1
+"""Nats. The tolerance is relative to the score's size, or to this where the score is smaller."""
+
+_BLOCKS = 4  # behind the edit, that the estimate of the rest looks at
+_PARTS = 16  # of a block, whose changes count as independent
+_SAFETY = 3.0
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The reference's positions start..end-1 become `ids` (uint8): a substitution, an insertion
+    (start = end), a deletion (no ids) or any mixture."""
+
+    start: int
+    end: int
+    ids: Ids
+
+
+@dataclass(frozen=True)
+class EditScore:
+    """nats: log-likelihood of the edited sequence minus that of the reference.
+    computed: positions that the model read for it.
+    bound: estimate of the largest error in nats; 0 where nothing was left out."""
+
+    nats: float
+    computed: int
+    bound: float
+
+
+class Prefix:
+    """The states of a language model at checkpoints along a reference, and what each position costs.
+
+    Args:
+        ids: (length,) uint8, the reference. It is the whole sequence: its first position has no past and is
+            coded uniformly.
+        spacing: positions between checkpoints (None: `default_spacing`). A small one makes edits cheap, a
+            large one saves memory: length / spacing states are kept on the model's device.
+
+    Raises:
+        ValueError: no positions, or a spacing below 1.
+    """
+
+    def __init__(self, model: LanguageModel, ids: Ids, spacing: int | None = None) -> None:
+        if ids.ndim != 1 or not len(ids):
+            raise ValueError(f"ids: expected shape (length >= 1,), found {ids.shape}")
+        if spacing is not None and spacing < 1:
+            raise ValueError(f"spacing={spacing}: expected a positive number of positions")
+        self.length, self.spacing = len(ids), spacing or default_spacing(len(ids))
+        self._model, self._device = model, next(model.parameters()).device
+        self._ids = torch.tensor(ids, device=self._device)
+        self._states, costs = [], []
+        with inference(model):
+            state = model.initial_state(1)
+            for start in range(0, self.length, self.spacing):
+                self._states.append(state)
+                end = min(start + self.spacing, self.length)
+                nats, state = self._read([self._ids[start:end]], [end], state)
+                costs.append(nats[0])
+        first = torch.full((1,), math.log(model.vocab_size), dtype=torch.float64)
+        self._costs = torch.cat([first, *costs])
+
+    @property
+    def nats(self) -> float:
+        """Log-likelihood of the reference."""
+        return -self._costs.sum().item()
+
+    def score(
+        self, edits: Sequence[Edit], tolerance: float = 1e-3, batch: int | None = None
+    ) -> list[EditScore]:
+        """Score each edit by itself, as if the whole edited sequence were read.
+
+        Args:
+            tolerance: an edit is left where the estimate of the rest is below tolerance * max(|score|,
+                `FLOOR`). With 0 it is left only where its state is the reference's to the last bit: the
+                score is then that of the whole sequence read in these blocks.
+            batch: edits that are read side by side (None: 1 on a CPU, which has no more to give, else 64).
+
+        The estimate looks at the last four blocks behind the edit: by how much their positions cost more or
+        less than in the reference, and how fast this fades from block to block. It takes the rest for a sum
+        of independent changes that fade on like that, and three standard deviations of it. It is no proof:
+        a model that reads from a tiny difference of states much later defies it.
+
+        Raises:
+            ValueError: a negative tolerance, an edit outside the reference or that leaves nothing of it.
+        """
+        if tolerance < 0:
+            raise ValueError(f"tolerance={tolerance}: expected 0 or more")
+        batch = batch or (1 if self._device.type == "cpu" else 64)
+        runs = [self._start(edit) for edit in edits]
+        by_length = sorted(runs, key=self._shape)
+        with inference(self._model):
+            for start in range(0, len(runs), batch):
+                self._score(by_length[start : start + batch], tolerance)
+        return [EditScore(run.nats, run.computed, run.bound) for run in runs]
+
+    def _start(self, edit: Edit) -> "_Run":
+        """Where to begin, and the first block: to the checkpoint behind the edit."""
+        start, end = edit.start, edit.end
+        if not 0 <= start <= end <= self.length:
+            raise ValueError(f"edit {start}..{end}: expected 0 <= start <= end <= {self.length}")
+        if end - start - len(edit.ids) == self.length:
+            raise ValueError(f"edit {start}..{end}: nothing is left of the sequence")
+        # The cost of an id is known from the position before it: one position at least before the edit.
+        checkpoint = max(start - 1, 0) // self.spacing
+        first, stop = checkpoint * self.spacing, min((end // self.spacing + 1) * self.spacing, self.length)
+        changed = torch.tensor(np.asarray(edit.ids), device=self._device, dtype=self._ids.dtype)
+        piece = torch.cat([self._ids[first:start], changed, self._ids[end:stop]])
+        return _Run(self._states[checkpoint], piece, first, stop)
+
+    def _score(self, runs: list["_Run"], tolerance: float) -> None:
+        """Read on, block by block, until every run is over."""
+        while runs:
+            for _, group in groupby(sorted(runs, key=self._shape), self._shape):
+                rows = list(group)
+                state = _join([run.state for run in rows])
+                nats, state = self._read([run.piece for run in rows], [run.stop for run in rows], state)
+                for row, run in enumerate(rows):
+                    self._judge(run, nats[row], _row(state, row), tolerance)
+            runs = [run for run in runs if run.bound is None]
+
+    def _shape(self, run: "_Run") -> tuple[int, bool]:
+        """Runs with the same one are read side by side."""
+        return len(run.piece), run.stop == self.length
+
+    def _read(self, pieces: list[Tensor], stops: list[int], state: tuple) -> tuple[Tensor, tuple]:
+        """Read pieces of one length, the reference's position `stop` coming next; all end it or none does.
+
+        Returns:
+            float64 (pieces, n) on the CPU: nats of every id that follows one of the piece, n = length, or
+            length - 1 at the reference's end; and the states.
+        """
+        ids = torch.stack(pieces).long()
+        if stops[0] < self.length:
+            following = self._ids[stops].long()[:, None]
+        else:
+            following = ids.new_full((len(pieces), 1), -1)
+        nats, state = self._model.losses(ids, torch.cat([ids[:, 1:], following], dim=1), state)
+        return (nats if stops[0] < self.length else nats[:, :-1]).double().cpu(), state
+
+    def _judge(self, run: "_Run", nats: Tensor, state: tuple, tolerance: float) -> None:
+        """Add a block's costs; then either the run is over, or it has its next block."""
+        expected = self._costs[run.first + 1 : run.stop + 1]
+        run.nats += (expected.sum() - nats.sum()).item()
+        run.computed += len(run.piece)
+        if run.stop == self.length:
+            run.bound = 0.0
+            return
+        if _equal(state, self._states[run.stop // self.spacing]):
+            run.bound = 0.0
+        elif tolerance and run.behind_edit:
+            run.changes.append(expected - nats)
+            rest = _rest(run.changes)
+            if rest <= tolerance * max(abs(run.nats), FLOOR):
+                run.bound = rest
+        stop = min(run.stop + self.spacing, self.length)
+        run.first, run.stop, run.behind_edit = run.stop, stop, True
+        run.state, run.piece = state, self._ids[run.first : stop]
+
+
+@dataclass
+class _Run:
+    """One edit on its way: `state`, then `piece` is read, which stands for the reference's first..stop-1.
+
+    behind_edit: the piece is the reference's. changes: by how much its positions cost less than there, for
+    the last blocks.
+    """
+
+    state: tuple
+    piece: Tensor
+    first: int
+    stop: int
+    behind_edit: bool = False
+    changes: deque[Tensor] = field(default_factory=lambda: deque(maxlen=_BLOCKS))
+    nats: float = 0.0
+    computed: int = 0
+    bound: float | None = None
+
+
+def _rest(changes: Sequence[Tensor]) -> float:
+    """Estimate of |sum of all later changes| from those of the last blocks; infinite for too few blocks."""
+    if len(changes) < _BLOCKS:
+        return math.inf
+    sizes = [block.abs().sum().item() for block in changes]
+    decay = (sizes[-1] / sizes[0]) ** (1 / (_BLOCKS - 1)) if sizes[0] else 0.0
+    if decay >= 1:
+        return math.inf
+    sums = [torch.stack([part.sum() for part in block.tensor_split(_PARTS)]) for block in changes]
+    squares = [max(part.square().sum(), part.sum().square()).item() for part in sums]
+    return _SAFETY * math.sqrt(sum(squares) / _BLOCKS) * decay / math.sqrt(1 - decay**2)
+
+
+def default_spacing(length: int) -> int:
+    """`SPACING`, doubled until there are at most `MOST_CHECKPOINTS`."""
+    spacing = SPACING
+    while spacing * MOST_CHECKPOINTS < length:
+        spacing *= 2
+    return spacing
+
+
+def _tensors(state: tuple) -> list[Tensor]:
+    return [t for part in state for t in ([part] if isinstance(part, Tensor) else _tensors(part))]
+
+
+def _join(states: list[tuple]) -> tuple:
+    """One state of several rows."""
+    if len(states) == 1:
+        return states[0]
+    rows = iter([torch.cat(parts) for parts in zip(*map(_tensors, states), strict=True)])
+    return map_state(lambda _: next(rows), states[0])
+
+
+def _row(state: tuple, row: int) -> tuple:
+    return map_state(lambda tensor: tensor[row : row + 1], state)
+
+
+def _equal(one: tuple, other: tuple) -> bool:
+    return all(torch.equal(*pair) for pair in zip(_tensors(one), _tensors(other), strict=True))
