@@ -15,18 +15,23 @@ _COMPILED: dict[tuple, tuple[Any, tuple]] = {}
 
 
 def launch(kernel: Any, grid: tuple[int, ...], arguments: tuple, **constants: Any) -> None:
-    """Run a Triton or Gluon kernel on the current stream.
+    """Run a Triton or Gluon kernel on the current stream of the device of its tensors.
 
     Args:
         kernel: the decorated function; its constants are its last parameters.
         grid: up to three numbers of programs.
-        arguments: tensors, numbers and None, in the order of the parameters.
+        arguments: tensors, numbers and None, in the order of the parameters; the first is a tensor.
         constants: the kernel's constants and Triton's options (num_warps, maxnreg, ...) by name.
     """
     if not isinstance(kernel, JITFunction):  # the interpreter's, which compiles nothing
         kernel[grid](*arguments, **constants)
         return
-    key = (id(kernel), torch.cuda.current_device(), *map(_kind, arguments), *constants.items())
+    device = arguments[0].get_device()
+    if device != torch.cuda.current_device():  # which is where Triton launches
+        with torch.cuda.device(device):
+            launch(kernel, grid, arguments, **constants)
+        return
+    key = (id(kernel), device, *map(_kind, arguments), *constants.items())
     found = _COMPILED.get(key)
     if found is not None:
         compiled, values = found

@@ -5,9 +5,14 @@ import importlib
 import pytest
 import torch
 
+from ssm_seq.kernels import rms_norm
+
 pytest.importorskip("triton")
 launch_module = importlib.import_module("ssm_seq.kernels.launch")
 launch = launch_module.launch
+
+
+CPU = torch.zeros(1).get_device()  # the tensors of these tests are on the current device
 
 
 class Compiled:
@@ -38,7 +43,7 @@ class Kernel:
 def kernel(monkeypatch):
     monkeypatch.setattr(launch_module, "JITFunction", Kernel)
     monkeypatch.setattr(launch_module, "_COMPILED", {})
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: CPU)
     return Kernel()
 
 
@@ -75,3 +80,44 @@ def test_whatever_triton_compiles_another_kernel_for_is_told_apart(kernel, other
     launch(kernel, (5,), arguments, **{**constants, **changes})
     assert len(kernel.compiled) == 2
     assert kernel.launched == []
+
+
+class OnDeviceOne(torch.Tensor):
+    def get_device(self):
+        return 1
+
+
+def test_a_launch_goes_to_the_device_of_its_tensors(kernel, monkeypatch):
+    current = [CPU]
+
+    class Device:
+        def __init__(self, index):
+            self.index = index
+
+        def __enter__(self):
+            current.append(self.index)
+
+        def __exit__(self, *_):
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(Compiled, "__getitem__", lambda self, grid: lambda *_: self.log.append(current[-1]))
+    x = torch.zeros(8)
+    for tensor in (x, x.as_subclass(OnDeviceOne), x, x.as_subclass(OnDeviceOne)):
+        launch(kernel, (5,), (tensor, None, 1000), WIDTH=4, FLAG=True)
+    assert len(kernel.compiled) == 2
+    assert kernel.launched == [CPU, 1]
+    assert current == [CPU]
+
+
+@pytest.mark.gpu
+def test_tensors_of_another_device_than_the_current_one():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    x = torch.randn(3, 40, device="cuda:1")
+    weight = torch.ones(40, device="cuda:1")
+    with torch.cuda.device(0):
+        found = rms_norm(x, weight)[0]
+    with torch.cuda.device(1):
+        assert torch.equal(found, rms_norm(x, weight)[0])
