@@ -38,19 +38,24 @@ class Classifier(Model):
     def forward(self, ids: Tensor, state: ClassifierState | None = None) -> tuple[Tensor, ClassifierState]:
         """ids (batch, length) -> logits (batch, classes) for all positions up to the chunk's end, state."""
         hidden, layers = self.backbone(ids, None if state is None else state.layers)
+        state = self.after(hidden, layers, state)
+        return self.logits(state.total, state.count), state
+
+    def after(self, hidden: Tensor, layers: tuple, state: ClassifierState | None) -> ClassifierState:
+        """The state after a chunk with these hidden vectors (batch, length, d_model) and layers' states."""
         total, count = (
             hidden.sum(1, dtype=torch.float64),
-            hidden.new_full((len(ids),), ids.shape[1], dtype=torch.int64),
+            hidden.new_full((len(hidden),), hidden.shape[1], dtype=torch.int64),
         )
         if state is not None:
             total, count = total + state.total, count + state.count
-        return self._logits(total, count), ClassifierState(layers, total, count)
+        return ClassifierState(layers, total, count)
 
     def step(self, ids: Tensor, state: ClassifierState) -> tuple[Tensor, ClassifierState]:
         """ids (batch,) -> logits (batch, classes), state."""
         hidden, layers = self.backbone.step(ids, state.layers)
         total, count = state.total + hidden, state.count + 1
-        return self._logits(total, count), ClassifierState(layers, total, count)
+        return self.logits(total, count), ClassifierState(layers, total, count)
 
     def initial_state(self, batch: int, device: torch.device | str | None = None) -> ClassifierState:
         """The state before the first position."""
@@ -61,6 +66,7 @@ class Classifier(Model):
     def description(self) -> dict[str, Any]:
         return super().description() | {"classes": self.classes}
 
-    def _logits(self, total: Tensor, count: Tensor) -> Tensor:
-        logits = self.head((total / count[:, None]).to(self.head.weight.dtype))
+    def logits(self, total: Tensor, count: Tensor) -> Tensor:
+        """Of sums of hidden vectors (..., d_model) over count (...) positions: (..., classes)."""
+        logits = self.head((total / count[..., None]).to(self.head.weight.dtype))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -25,7 +25,7 @@ class LanguageModel(Model):
     def forward(self, ids: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
         """ids (batch, length) -> logits (batch, length, vocab_size), float32 even under autocast, state."""
         hidden, state = self.backbone(ids, state)
-        return self._logits(hidden), state
+        return self.logits(hidden), state
 
     def losses(self, ids: Tensor, targets: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
         """Cross entropy in nats of what follows each position, without the logits of all positions.
@@ -39,8 +39,9 @@ class LanguageModel(Model):
     def step(self, ids: Tensor, state: tuple) -> tuple[Tensor, tuple]:
         """ids (batch,) -> logits (batch, vocab_size), state."""
         hidden, state = self.backbone.step(ids, state)
-        return self._logits(hidden), state
+        return self.logits(hidden), state
 
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Of hidden vectors (..., d_model): (..., vocab_size), float32 at least."""
         logits = self.head(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
