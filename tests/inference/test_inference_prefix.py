@@ -19,9 +19,7 @@ NOTHING = np.zeros(0, np.uint8)
 def make(layer="mamba"):
     """A model that is no longer indifferent, and forgets within some hundred positions."""
     torch.manual_seed(0)
-    config = ModelConfig(
-        layer=layer, d_model=12, n_layers=2, d_state=4, dt_min=0.1, dt_max=dt_max, dropout=0.1
-    )
+    config = ModelConfig(layer=layer, d_model=12, n_layers=2, d_state=4, dt_min=0.1, dt_max=0.5, dropout=0.1)
     model = LanguageModel(config, 15, "dna")
     with torch.no_grad():
         model.head.weight.mul_(4)
