@@ -16,8 +16,8 @@ def _step_kernel(
     state, x, weight, bias, y, batch_stride, tap_stride, channel_stride, x_row,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, SILU: tl.constexpr, BLOCK_: tl.constexpr,
 ):  # fmt: skip
-    c = tl.program_id(0) * BLOCK_ + tl.arange(0, BLOCK_)
-    b = tl.program_id(1).to(tl.int64)
+    c = tl.program_id(1) * BLOCK_ + tl.arange(0, BLOCK_)
+    b = tl.program_id(0).to(tl.int64)
     in_c = c < CHANNELS
     place = state + b * batch_stride + c.to(tl.int64) * channel_stride
     newest = tl.load(x + b * x_row + c, mask=in_c, other=0.0).to(tl.float32)
@@ -44,7 +44,7 @@ def step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bo
     bias = None if bias is None else bias.contiguous()
     arguments = (state, x, weight.contiguous(), bias, y, *state.stride(), x.stride(0))
     launch(
-        _step_kernel, (ceil_div(channels, BLOCK), batch), arguments,
+        _step_kernel, (batch, ceil_div(channels, BLOCK)), arguments,
         CHANNELS=channels, WIDTH=weight.shape[1], SILU=silu, BLOCK_=BLOCK, num_warps=4,
     )  # fmt: skip
     return y

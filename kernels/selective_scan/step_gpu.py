@@ -19,9 +19,9 @@ def _step_kernel(
     SOFTPLUS: tl.constexpr, BLOCK: tl.constexpr, D_TILE: tl.constexpr,
 ):  # fmt: skip
     """B_SHARE, C_SHARE: neighbouring channels that share a row of B, of C."""
-    c = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[:, None]
     n = tl.arange(0, D_TILE)[None, :]
-    b = tl.program_id(1).to(tl.int64)
+    b = tl.program_id(0).to(tl.int64)
     in_c = c < CHANNELS
     inside = in_c & (n < D_STATE)
     place = state + b * state_batch + c.to(tl.int64) * state_channel + n * state_n
@@ -72,7 +72,7 @@ def step(
         *B.stride()[:2], *C.stride()[:2],
     )  # fmt: skip
     launch(
-        _step_kernel, (ceil_div(channels, block), batch), arguments,
+        _step_kernel, (batch, ceil_div(channels, block)), arguments,
         CHANNELS=channels, D_STATE=d_state, B_SHARE=channels // B.shape[1], C_SHARE=channels // C.shape[1],
         SOFTPLUS=delta_softplus, BLOCK=block, D_TILE=d_tile,
         num_warps=min(max(block * d_tile // 256, 1), 4),

@@ -276,6 +276,22 @@ for shape in [(2, 1, 24, 4), (1, 1, 140, 2), (1, 1, 1, 1)]:
 """
 
 
+def test_the_batch_lies_along_the_axis_of_the_grid_that_takes_any_number(monkeypatch):
+    """A grid has 2^31 - 1 programs along its first axis, 65,535 along the others."""
+    pytest.importorskip("triton")
+    from ssm_seq.kernels.causal_conv1d import step_gpu as conv_gpu
+    from ssm_seq.kernels.selective_scan import step_gpu
+
+    grids = []
+    for module in (conv_gpu, step_gpu):
+        monkeypatch.setattr(module, "launch", lambda _, grid, *__, **___: grids.append(grid))
+    batch = 2**17
+    x, rows = torch.zeros(batch, 1), torch.zeros(batch, 1, 1)
+    conv_gpu.step(rows, x, torch.zeros(1, 2), None, silu=False)
+    step_gpu.step(rows, x, x, torch.zeros(1, 1), rows, rows, None, None, None, delta_softplus=False)
+    assert grids == [(batch, 1), (batch, 1)]
+
+
 def test_gpu_kernels_in_the_interpreter():
     pytest.importorskip("triton")
     run_interpreted(_INTERPRETED)
