@@ -38,9 +38,10 @@ def causal_conv1d(
             tap.where((sequence[:, k : k + length] == last)[..., None], 0.0) for k, tap in enumerate(taps)
         ]
         final_state = final_state.where((sequence[:, length:] == last[:, -1:])[..., None], 0.0)
-    y = sum(weight[:, k].to(x.dtype) * tap for k, tap in enumerate(taps))
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    y = sum(weight[:, k].to(dtype) * tap for k, tap in enumerate(taps))
     if bias is not None:
-        y = y + bias.to(x.dtype)
+        y = y + bias.to(dtype)
     if activation == "silu":
         y = F.silu(y)
-    return y, final_state.clone(memory_format=torch.contiguous_format)
+    return y.to(x.dtype), final_state.clone(memory_format=torch.contiguous_format)

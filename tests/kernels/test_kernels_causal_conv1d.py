@@ -36,6 +36,21 @@ def conv_inputs(batch, length, channels, width, device="cpu", dtype=torch.float3
     }
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("width", [4, 16])
+def test_rounded_inputs_are_summed_in_float32_at_every_width(width, device):
+    """The definition too, which widths over 4 take on a GPU: weights are not rounded to x's dtype."""
+    arguments = conv_inputs(2, 100, 24, width, device=device)
+    arguments["x"] = arguments["x"].bfloat16()
+    expected = with_gradients(definition.causal_conv1d, in_double(arguments))
+    for function in (causal_conv1d, definition.causal_conv1d):
+        found = with_gradients(function, arguments)
+        assert found["y"].dtype == torch.bfloat16
+        assert error(found["y"], expected["y"]) < ROUNDED_FORWARD / 2
+        for name in ("dweight", "dbias"):
+            assert error(found[name], expected[name]) < ROUNDED_GRADIENT / 4
+
+
 def random_starts(batch, length, device="cpu"):
     """Sequences of a few steps; the first row begins with one, the others go on from the initial state."""
     starts = torch.rand(batch, length, generator=torch.Generator().manual_seed(1)) < 0.3
