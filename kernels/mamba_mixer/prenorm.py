@@ -43,7 +43,7 @@ def prenorm_mamba_mixer(
         ValueError: a shape, dtype or device that does not fit, with the argument's name.
     """
     weights = walk.Weights(in_proj, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D, out_proj)
-    norm.expect_arguments(x, norm_weight, eps, residual)
+    norm.expect_arguments(x, norm_weight, eps, residual, "norm_weight")
     mixer.expect_arguments(x, weights, conv_state, ssm_state)
     apart = norm.takes_definition(x, residual) or mixer.takes_definition(x, weights)
     if apart or torch.compiler.is_compiling() or not torch.is_grad_enabled():

@@ -42,10 +42,12 @@ def rms_norm(
     return _EagerNorm.apply(x, weight, eps, residual)
 
 
-def expect_arguments(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None) -> None:
+def expect_arguments(
+    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None, weight_name: str = "weight"
+) -> None:
     """ValueError for the first of them that does not fit."""
     shape = expect_axes("x", x, "..., d")
-    expect("weight", weight, "d", shape[-1:], x)
+    expect(weight_name, weight, "d", shape[-1:], x)
     expect("residual", residual, "..., d", shape, x)
     if not eps >= 0:
         raise ValueError(f"eps is {eps}, expected a number of at least 0")

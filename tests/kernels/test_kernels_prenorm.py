@@ -126,7 +126,7 @@ def test_the_norms_result_is_not_saved():
     ("name", "value", "message"),
     [
         ("residual", torch.zeros(2, 70, 5), "residual has shape"),
-        ("norm_weight", torch.zeros(5), "weight has shape"),
+        ("norm_weight", torch.zeros(5), "norm_weight has shape"),
         ("in_proj", torch.zeros(5, 5), "in_proj has shape"),
     ],
 )
