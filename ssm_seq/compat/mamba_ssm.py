@@ -89,9 +89,12 @@ def _by_position(name: str, matrix: Tensor, A: Tensor, batch: int, length: int) 
         )
     if matrix.dim() == 2:
         return matrix
+    if not matrix.is_floating_point():
+        numbers = "real and imaginary parts in turn" if A.is_complex() else "real numbers"
+        raise ValueError(
+            f"{name} has shape {tuple(matrix.shape)} and dtype {matrix.dtype}, expected {numbers}"
+        )
     if A.is_complex():
-        if matrix.is_complex():
-            raise ValueError(f"{name} has dtype {matrix.dtype}, expected real and imaginary parts in turn")
         parts = matrix.to(torch.promote_types(matrix.dtype, torch.float32)).unflatten(-1, (length, 2))
         matrix = torch.view_as_complex(parts.contiguous())
     return matrix.transpose(1, 2) if matrix.dim() == 3 else matrix.permute(0, 3, 1, 2)

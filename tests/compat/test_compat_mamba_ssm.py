@@ -306,11 +306,22 @@ def test_a_wrong_shape_of_the_scan(name, shape, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("weights", [torch.float32, torch.complex64], ids=str)
+@pytest.mark.parametrize("name", ["B", "C"])
+def test_matrices_of_integers_are_named_in_their_own_layout(name, weights):
+    arguments = scan_arguments(length=10, weights=weights)
+    length = arguments[name].shape[-1]
+    arguments[name] = torch.zeros(2, 8, length, dtype=torch.int64)
+    with pytest.raises(ValueError) as caught:
+        selective_scan_fn(**arguments)
+    assert f"{name} has shape (2, 8, {length}) and dtype torch.int64, expected" in str(caught.value)
+
+
 def test_complex_matrices_come_as_pairs():
     arguments = scan_arguments(length=10, weights=torch.complex64)
     with pytest.raises(ValueError, match=r"B has shape .* 2 \* length"):
         selective_scan_fn(**arguments | {"B": arguments["B"][..., :10]})
-    with pytest.raises(ValueError, match=r"B has dtype torch\.complex64, expected real"):
+    with pytest.raises(ValueError, match=r"B has shape .* dtype torch\.complex64, expected real"):
         selective_scan_fn(**arguments | {"B": arguments["B"].to(torch.complex64)})
 
 
