@@ -143,13 +143,18 @@ class EvaluateConfig:
 
 @dataclass
 class ScoreConfig:
-    """One pass over whole records in recurrent mode, `chunk` positions at a time.
+    """One pass over whole records in recurrent mode, `chunk` positions at a time (none: by the free memory).
 
     input: a file; none means no scoring in the workflow.
+    strand: `forward`, `reverse` or `both` (the mean of the two); the latter for DNA only.
+    outputs: what `--tracks` writes: `bigwig` and `bedgraph` of log-likelihood and entropy or of each class's
+        probability, `embeddings` of every position and `pooled` ones of every record, both NPY.
     """
 
     input: str | None = None
-    chunk: int = 8192
+    chunk: int | None = None
+    strand: str = "forward"
+    outputs: list[str] = field(default_factory=lambda: ["bigwig"])
 
 
 @dataclass

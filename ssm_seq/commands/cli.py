@@ -14,7 +14,7 @@ SUMMARIES = {
     "prepare": "Turn the FASTA, BAM/CRAM or audio files of a sample sheet into a byte store.",
     "train": "Train a model on a store; killed and started again, it goes on from its last checkpoint.",
     "evaluate": "Judge a model, or the simple baselines, on the test split of a store.",
-    "score": "Read every record of a file in one recurrent pass, in constant memory.",
+    "score": "Read every record of a file in one recurrent pass, in constant memory; killed, it goes on.",
     "generate": "Sample from a language model step by step, as WAV or FASTA.",
     "bench": "Time the kernels and models on this machine, beside floors, targets and other libraries.",
     "convert": "Turn a language model into the layout of mamba-ssm, of transformers or of this library.",
@@ -23,7 +23,8 @@ PATHS = {
     "store": "folder of a byte store (from prepare)",
     "samples": "sample sheet (TSV: sample, path, label, group, split) instead of the experiment's",
     "model": "folder of a trained model",
-    "input": "FASTA or audio file to read",
+    "input": "FASTA or audio file or store to read, - for standard input",
+    "tracks": "folder for values of every position: score.outputs=[bigwig,bedgraph,embeddings,pooled]",
     "out": "where the result goes; it appears whole or not at all",
 }
 # Which path options a command takes; those with a star may be left out.
@@ -31,7 +32,7 @@ OPTIONS = {
     "prepare": ["samples*", "out"],
     "train": ["store", "out"],
     "evaluate": ["store", "model*", "out"],
-    "score": ["model", "input", "out"],
+    "score": ["model", "input", "out", "tracks*"],
     "generate": ["model", "store*", "out"],
     "convert": ["model", "out"],
     "bench": ["out*"],
@@ -86,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "evaluate":
             command.add_argument("--baselines", action="store_true", help="simple baselines, no model")
+        if name == "score":
+            command.add_argument("--record", metavar="NAME", help="this record only")
         if name == "bench":
             command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
             command.add_argument("--only", nargs="+", choices=GROUPS, help="measure these and nothing else")
