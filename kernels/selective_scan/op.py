@@ -28,10 +28,15 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """x_t = exp(delta_t A) x_(t-1) + delta_t B_t u_t,  y_t = <C_t, x_t> + D u_t, gated by silu(z_t).
 
-    The definition is beside this file; this one is fast, and never holds the states of all steps. On a GPU
-    float64 takes the definition. A complex A takes a path of plain PyTorch, several times slower, in which a
-    state stands for a conjugate pair: <C, x> = 2 Re sum(C x). Differentiable once in every floating tensor,
-    initial and final state included.
+    The definition is beside this file; this one is fast, and never holds the states of all steps.
+    Differentiable once in every floating tensor, initial and final state included.
+
+    On a GPU float64 takes the definition. A long sequence is cut there: what has decayed to 2^-32 of itself
+    (2^-24 for 16-bit inputs) within a piece may be left out, or stay as it was then. This supposes steps,
+    which are delta with its bias and softplus, of at least zero.
+
+    A complex A takes a path of plain PyTorch, several times slower, in which a state stands for a conjugate
+    pair: <C, x> = 2 Re sum(C x).
 
     Args:
         u, delta, z: (batch, length, channels).
@@ -43,8 +48,8 @@ def selective_scan(
         initial_state: (batch, channels, d_state), the state before the first position of the walk, zeros if
             None. Complex if A is.
         starts: (batch, length) bool, True at the first position of each of several sequences packed into
-            one row: no state passes from the position before. The first column matters only for
-            `initial_state`: False lets it in.
+            one row: no state passes from the position before, but for a complex A or on a GPU infinities and
+            NaN may. The first column matters only for `initial_state`: False lets it in.
         reverse: walk from the last position to the first. `initial_state` enters at the last position, the
             final state is that after the first.
 

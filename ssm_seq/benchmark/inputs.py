@@ -48,7 +48,7 @@ class _Random:
 
 
 def scan_arguments(case: Case, device: torch.device) -> dict[str, Tensor | bool]:
-    """Steps between 0.001 and 0.1 and A from -1 to -d_state, as a Mamba layer begins with; D, z gate, bias
+    """Steps of about 0.001 to 0.1 and A from -1 to -d_state, as a Mamba layer begins with; D, z gate, bias
     and softplus all in use. A, D and the bias are float32."""
     random = _Random(device, case.dtype)
     sequence, matrix = (case.batch, case.length, case.channels), (case.batch, case.length, case.d_state)
