@@ -158,6 +158,19 @@ class ScoreConfig:
 
 
 @dataclass
+class VariantsConfig:
+    """Alternative alleles against the reference, by a language model of DNA.
+
+    window: positions whose likelihood is compared; the contig is cut into windows that overlap by half.
+    tolerance: relative error of a score that prefix reuse may leave, by estimate; 0 reads every window to its
+    end.
+    """
+
+    window: int = 65536
+    tolerance: float = 1e-3
+
+
+@dataclass
 class GenerateConfig:
     """Sampling from a language model. length: samples or bases, 0 means no generation in the workflow.
 
@@ -188,6 +201,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
+    variants: VariantsConfig = field(default_factory=VariantsConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     device: str = "auto"
 

@@ -25,6 +25,8 @@ PATHS = {
     "model": "folder of a trained model",
     "input": "FASTA or audio file or store to read, - for standard input",
     "tracks": "folder for values of every position: score.outputs=[bigwig,bedgraph,embeddings,pooled]",
+    "variants": "calls (VCF or BCF) to score instead of --input; --out is then a folder",
+    "reference": "FASTA file that the calls refer to",
     "out": "where the result goes; it appears whole or not at all",
 }
 # Which path options a command takes; those with a star may be left out.
@@ -32,7 +34,7 @@ OPTIONS = {
     "prepare": ["samples*", "out"],
     "train": ["store", "out"],
     "evaluate": ["store", "model*", "out"],
-    "score": ["model", "input", "out", "tracks*"],
+    "score": ["model", "input*", "out", "tracks*", "variants*", "reference*"],
     "generate": ["model", "store*", "out"],
     "convert": ["model", "out"],
     "bench": ["out*"],

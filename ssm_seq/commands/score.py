@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ssm_seq.commands import variants
 from ssm_seq.commands.device import choose_device
 from ssm_seq.config import compose
 from ssm_seq.data.alphabet import Sound, alphabet
@@ -24,6 +25,10 @@ STANDARD_INPUT = Path("-")
 
 def run(options: Namespace) -> None:
     """Write {"file", "strand", "records": [{"record", ...}]}, each as `score_store` describes it."""
+    if options.variants or options.reference:
+        return variants.run(options)
+    if options.input is None:
+        raise InputError("name a file with --input, or calls with --variants and --reference")
     config = compose(options.overrides, options.config_dir)
     model = load_model(options.model, choose_device(config.device))
     outputs = tuple(config.score.outputs) if options.tracks else ()

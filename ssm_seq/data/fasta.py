@@ -11,6 +11,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from ssm_seq.data.alphabet import DNA_LETTERS
 from ssm_seq.errors import InputError
@@ -37,7 +38,7 @@ def read_fasta(
         InputError: an empty or truncated file, text before the first header, a header without a name, a name
             that occurs twice, a record without letters, or one that isn't nucleotides (position and letter).
     """
-    pieces = _pieces(path, _blocks(path, progress))
+    pieces = _pieces(path, blocks(path, progress))
     header: bytes | None = None
 
     def letters(name: str) -> Iterator[bytes]:
@@ -87,15 +88,16 @@ def read_fasta(
             pass
 
 
-def _blocks(path: Path | str, progress: Callable[[int], None] | None) -> Iterator[bytes]:
-    """The text of a file, decompressed, in blocks."""
+def blocks(path: Path | str, progress: Callable[[int], None] | None = None) -> Iterator[bytes]:
+    """The content of a file, decompressed, in blocks.
+
+    Raises:
+        InputError: it can't be read, or is truncated or damaged.
+    """
     try:
         with Path(path).open("rb") as raw:
+            check_bgzip(path, raw)
             start = raw.read(18)
-            if start[12:16] == _BGZF_MARK:
-                raw.seek(-min(len(_BGZF_END), os.fstat(raw.fileno()).st_size), os.SEEK_END)
-                if raw.read() != _BGZF_END:
-                    raise InputError(f"{path}: the bgzip file is truncated (its end marker is missing)")
             raw.seek(0)
             opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
             with raw if opener is None else opener(raw) as file:
@@ -107,6 +109,21 @@ def _blocks(path: Path | str, progress: Callable[[int], None] | None) -> Iterato
         raise InputError(f"{path}: the compressed file is truncated or damaged ({error})") from error
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
+
+
+def check_bgzip(path: Path | str, file: BinaryIO) -> bool:
+    """Whether this is a bgzip file; `file` stands at its start, before and after.
+
+    Raises:
+        InputError: it is one, and whole blocks at its end are missing.
+    """
+    found = file.read(18)[12:16] == _BGZF_MARK
+    if found:
+        file.seek(-min(len(_BGZF_END), os.fstat(file.fileno()).st_size), os.SEEK_END)
+        if file.read() != _BGZF_END:
+            raise InputError(f"{path}: the bgzip file is truncated (its end marker is missing)")
+    file.seek(0)
+    return found
 
 
 def _pieces(path: Path | str, blocks: Iterator[bytes]) -> Iterator[tuple[bool, bytes]]:

@@ -27,7 +27,7 @@ FLOOR = 0.1
 
 _BLOCKS = 4  # behind the edit, that the estimate of the rest looks at
 _PARTS = 16  # of a block, whose changes count as independent
-_SAFETY = 3.0
+_SAFETY = 4.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Prefix:
 
         The estimate looks at the last four blocks behind the edit: by how much their positions cost more or
         less than in the reference, and how fast this fades from block to block. It takes the rest for a sum
-        of independent changes that fade on like that, and three standard deviations of it. It is no proof:
+        of independent changes that fade on like that, and four standard deviations of it. It is no proof:
         a model that reads from a tiny difference of states much later defies it.
 
         Raises:
