@@ -156,7 +156,16 @@ def fingerprint(model: Model) -> str:
 
 
 def _outline(model: Model, batch: int) -> tuple:
-    return model.initial_state(batch, device="meta")
+    """Tensors without memory, of the forms that `Model.forward` gives: float32 at least."""
+
+    def carried(tensor: Tensor) -> Tensor:
+        return (
+            tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+            if tensor.is_floating_point()
+            else tensor
+        )
+
+    return map_state(carried, model.initial_state(batch, device="meta"))
 
 
 def _leaves(parts: tuple, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -126,6 +126,16 @@ def test_the_size_is_known_before(layer, kind, dtype):
     assert state_bytes(model, 8) == 2 * state_bytes(model, 4)
 
 
+def test_half_precision_carries_float32(tmp_path):
+    model = make(dtype=torch.bfloat16)
+    state = state_of(model)
+    assert State(state.parts).bytes == state_bytes(model, 3) == state_bytes(make(), 3)
+    state.save(tmp_path / "state", model)
+    loaded = State.load(tmp_path / "state", model)
+    assert_same_bits(state, loaded)
+    assert torch.equal(model(ids(3, 9), loaded.parts)[0], model(ids(3, 9), state.parts)[0])
+
+
 def test_a_fingerprint_tells_weights_dtypes_and_descriptions_apart():
     models = [make(), make(seed=1), make(dtype=torch.float64), make("s4d"), make(kind="classifier")]
     assert len({fingerprint(model) for model in models}) == 5
