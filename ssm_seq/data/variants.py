@@ -101,7 +101,7 @@ def check_reference(
             near = get_close_matches(name, lengths, n=1, cutoff=0.0)
             raise InputError(
                 f"{path}: record {missing[0].record} is on contig {name}, which {reference} hasn't; "
-                f"it has {len(lengths)} contigs, the nearest name is {near[0]}"
+                f"the nearest name there is {near[0]}"
             )
     return lengths
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssm_seq.inference.state import State, concatenate
 from ssm_seq.inference.stream import Ids, inference
 from ssm_seq.layers import map_state
 from ssm_seq.models import LanguageModel
@@ -111,10 +112,13 @@ class Prefix:
             raise ValueError(f"tolerance={tolerance}: expected 0 or more")
         batch = batch or (1 if self._device.type == "cpu" else 64)
         runs = [self._start(edit) for edit in edits]
-        by_length = sorted(runs, key=self._shape)
+        waiting, reading = deque(sorted(runs, key=self._shape)), []
         with inference(self._model):
-            for start in range(0, len(runs), batch):
-                self._score(by_length[start : start + batch], tolerance)
+            while waiting or reading:
+                while waiting and len(reading) < batch:
+                    reading.append(waiting.popleft())
+                self._read_on(reading, tolerance)
+                reading = [run for run in reading if run.bound is None]
         return [EditScore(run.nats, run.computed, run.bound) for run in runs]
 
     def _start(self, edit: Edit) -> "_Run":
@@ -131,16 +135,15 @@ class Prefix:
         piece = torch.cat([self._ids[first:start], changed, self._ids[end:stop]])
         return _Run(self._states[checkpoint], piece, first, stop)
 
-    def _score(self, runs: list["_Run"], tolerance: float) -> None:
-        """Read on, block by block, until every run is over."""
-        while runs:
-            for _, group in groupby(sorted(runs, key=self._shape), self._shape):
-                rows = list(group)
-                state = _join([run.state for run in rows])
-                nats, state = self._read([run.piece for run in rows], [run.stop for run in rows], state)
-                for row, run in enumerate(rows):
-                    self._judge(run, nats[row], _row(state, row), tolerance)
-            runs = [run for run in runs if run.bound is None]
+    def _read_on(self, runs: list["_Run"], tolerance: float) -> None:
+        """Read one block of every run, those of one length side by side."""
+        for _, group in groupby(sorted(runs, key=self._shape), self._shape):
+            rows = list(group)
+            state = rows[0].state if len(rows) == 1 else concatenate([State(run.state) for run in rows]).parts
+            nats, state = self._read([run.piece for run in rows], [run.stop for run in rows], state)
+            for row, run in enumerate(rows):
+                own = map_state(lambda tensor, row=row: tensor[row : row + 1], state)
+                self._judge(run, nats[row], own, tolerance)
 
     def _shape(self, run: "_Run") -> tuple[int, bool]:
         """Runs with the same one are read side by side."""
@@ -223,18 +226,6 @@ def default_spacing(length: int) -> int:
 
 def _tensors(state: tuple) -> list[Tensor]:
     return [t for part in state for t in ([part] if isinstance(part, Tensor) else _tensors(part))]
-
-
-def _join(states: list[tuple]) -> tuple:
-    """One state of several rows."""
-    if len(states) == 1:
-        return states[0]
-    rows = iter([torch.cat(parts) for parts in zip(*map(_tensors, states), strict=True)])
-    return map_state(lambda _: next(rows), states[0])
-
-
-def _row(state: tuple, row: int) -> tuple:
-    return map_state(lambda tensor: tensor[row : row + 1], state)
 
 
 def _equal(one: tuple, other: tuple) -> bool:

@@ -12,6 +12,7 @@ from Bio import SeqIO
 from Bio.Seq import Seq
 
 from ssm_seq.commands.cli import main
+from ssm_seq.commands.variants import INFO
 from ssm_seq.config import ModelConfig
 from ssm_seq.data.alphabet import DNA_LETTERS
 from ssm_seq.inference.variants import window_starts
@@ -193,3 +194,13 @@ def test_every_allele_has_a_quarter_of_a_window_around_it(folder, genome):
         assert end - start + 1 == min(WINDOW, length)
         assert at - start >= WINDOW // 4 - 5 or start == 1
         assert end - at >= WINDOW // 4 - 5 or end == length
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    page = Path("docs/variants.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    LanguageModel(CONFIG, 15, "dna").save(tmp_path / "results/genome/model")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/variants.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert all(f"`{field[0]}`" in page for field in INFO)

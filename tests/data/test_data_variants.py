@@ -111,7 +111,7 @@ def test_contigs_of_the_header_may_be_missing_but_not_those_of_records(tmp_path,
     path = vcf(tmp_path / "calls.vcf", (1, ".", "A", "C"), header=header)
     check_reference(*read_variants(path), path, reference)
     path.write_text(path.read_text() + "chrother\t1\t.\tA\tC\t.\t.\t.\n")
-    with pytest.raises(InputError, match=r"record 2 is on contig chrother.*nearest name is other"):
+    with pytest.raises(InputError, match=r"record 2 is on contig chrother.*nearest name there is other"):
         check_reference(*read_variants(path), path, reference)
 
 
