@@ -102,6 +102,19 @@ def test_what_was_read_is_counted_and_is_what_the_model_read(monkeypatch):
         assert sum(score.computed for score in prefix.score(edits, tolerance)) == sum(read) > 0
 
 
+@pytest.mark.gpu
+@LAYERS
+def test_edits_side_by_side_on_a_gpu(layer):
+    model, ids = make(layer), sequence()
+    edits, wholes = zip(*(changed(ids, *case) for case in CASES[2:40]), strict=True)
+    scores = Prefix(model.cuda(), ids, SPACING).score(edits)
+    model.cpu().double()
+    reference = log_likelihood(model, ids)
+    for edit, whole, score in zip(edits, wholes, scores, strict=True):
+        expected = log_likelihood(model, whole) - reference
+        assert abs(score.nats - expected) <= 1e-3 * max(abs(expected), 0.1), edit
+
+
 def test_a_state_that_came_back_to_the_last_bit_ends_an_exact_score():
     model, ids = make(), sequence(4000)
     with torch.no_grad():  # steps this long forget everything within some positions

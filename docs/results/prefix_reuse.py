@@ -1,0 +1,101 @@
+"""What an edit costs with prefix reuse, beside the whole window: prefix_reuse_DEVICE.json.
+
+    ssm-seq train --store results/stores/genomes --out results/genome experiment=species task=language_model \
+        model.d_model=128 model.n_layers=4 data.window=1024 optim.batch_size=4 optim.steps=250
+    python docs/results/prefix_reuse.py results/genome/model docs/results/prefix_reuse_cpu.json
+"""
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssm_seq.data.alphabet import DNA
+from ssm_seq.data.fasta import read_fasta
+from ssm_seq.files import write_json
+from ssm_seq.inference import Edit, Prefix, bits_of_windows
+from ssm_seq.models import LanguageModel, load_model
+from ssm_seq.training.run_record import git_commit, processor
+
+GENOME = "data/demo/genomes/ecoli_mg1655.fa.gz"
+START, EDITS, CHUNK = 2_000_000, 48, 16384
+
+
+def random_edits(ids: np.ndarray, count: int) -> list[Edit]:
+    """Half substitutions, a quarter insertions and a quarter deletions of three bases, anywhere."""
+    random, edits = np.random.default_rng(1), []
+    for number in range(count):
+        start, new = int(random.integers(len(ids) - 3)), random.integers(0, 4, 3).astype(np.uint8)
+        substitution = Edit(start, start + 1, (ids[start : start + 1] + 1) % 4)
+        insertion, deletion = Edit(start, start, new), Edit(start, start + 3, new[:0])
+        edits.append([substitution, insertion, substitution, deletion][number % 4])
+    return edits
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """What it returns, which is on the CPU by then, and its seconds."""
+    start = time.perf_counter()
+    return call(), time.perf_counter() - start
+
+
+def measure(model: LanguageModel, ids: np.ndarray, exact: int) -> Iterator[dict[str, Any]]:
+    """Records of one window; the first `exact` edits are also read to the end."""
+    bits_of_windows(model, [ids[None, :CHUNK]], CHUNK)  # compiles
+    _, whole = timed(lambda: bits_of_windows(model, [ids[None]], CHUNK))
+    prefix, reference = timed(lambda: Prefix(model, ids))
+    edits = random_edits(ids, EDITS)
+    prefix.score(edits[:1])
+    scores, seconds = timed(lambda: prefix.score(edits))
+    read = np.array([score.computed for score in scores])
+    errors = [
+        abs(one.nats - all_of_it.nats) / max(abs(all_of_it.nats), 0.1)
+        for one, all_of_it in zip(scores, prefix.score(edits[:exact], tolerance=0), strict=False)
+    ]
+    target = {"target": 50} if len(ids) == 2**20 else {}
+    times = len(ids) / np.array([read.mean(), np.quantile(read, 0.9), np.quantile(read, 0.1)])
+    for name, unit, value, more in [
+        ("read whole", "s", whole, {}),
+        ("reference read once, states kept", "s", reference, {}),
+        (f"an edit, mean of {EDITS}", "s", seconds / EDITS, {}),
+        ("whole over an edit, time", "x", whole * EDITS / seconds, target),
+        ("whole over an edit, positions", "x", times[0], {"low": times[1], "high": times[2]} | target),
+        ("positions of an edit, mean", "", read.mean(), {}),
+        ("positions of an edit, median", "", np.median(read), {}),
+        (f"largest error of {exact} edits over the score", "", max(errors), {"target": 1e-3}),
+    ]:
+        figures = {"value": value} | more
+        rounded = {key: float(f"{figure:.4g}") for key, figure in figures.items()}
+        yield {"name": f"window of {len(ids)}, {name}", "unit": unit} | rounded
+
+
+def main(folder: str, out: str) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(folder, device)
+    _, chunks = next(read_fasta(GENOME))
+    genome = DNA.encode(b"".join(chunks))
+    records = [
+        record
+        for length, exact in ((2**16, EDITS), (2**20, 6))
+        for record in measure(model, genome[START : START + length], exact)
+    ]
+    size = f"{model.config.n_layers} x {model.config.d_model} {model.config.layer}, trained for 250 steps"
+    threads = f"{processor()}, {torch.get_num_threads()} threads"
+    about = {
+        "what": f"Prefix reuse, {size}, float32, tolerance 1e-3, random edits of E. coli",
+        "command": f"python docs/results/prefix_reuse.py results/genome/model {out}",
+        "commit": git_commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": torch.cuda.get_device_name() if device.type == "cuda" else threads,
+        "software": f"torch {torch.__version__}, Python {platform.python_version()}",
+    }
+    write_json(Path(out), about | {"records": records})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
