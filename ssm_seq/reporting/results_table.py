@@ -93,7 +93,7 @@ def results_figure(result: dict[str, Any]) -> Figure:
         axes.spines.left.set_visible(False)
     marks = {"low": "black line: interval", "target": "orange: target", "peer_value": "ring: peer"}
     used = [text for key, text in marks.items() if any(r.get(key) is not None for r in measured)]
-    panels[0].set_title(", ".join(used), color=MUTED, size=8)
+    panels[0].set_title(", ".join(used), loc="right", color=MUTED, size=8)  # the left has room for it
     return drawing
 
 
