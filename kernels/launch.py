@@ -5,6 +5,7 @@ millisecond for kernels with some fifty of them, longer than many of ours run. W
 arguments are there, their types and alignment, the constants), so here the answer is looked up by that.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -40,6 +41,12 @@ def launch(kernel: Any, grid: tuple[int, ...], arguments: tuple, **constants: An
     compiled = kernel[grid](*arguments, **constants)
     names = [parameter.name for parameter in kernel.params[len(arguments) :]]
     _COMPILED[key] = compiled, tuple(constants[name] for name in names)
+
+
+@lru_cache
+def processors(device: torch.device) -> int:
+    """How many multiprocessors a GPU has."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 # Triton's own functions of these names cost as much as a launch.

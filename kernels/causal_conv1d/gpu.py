@@ -1,13 +1,12 @@
 """The causal convolution on a GPU: how the work is cut, and the launches (one forward, two backward)."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ssm_seq.kernels.causal_conv1d.gpu_kernels import backward_kernel, forward_kernel, sum_kernel
-from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2
+from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2, processors
 from ssm_seq.kernels.rows import even_rows
 
 _TAPS = 4  # of the filter inside the kernels
@@ -42,7 +41,7 @@ def _cut(x: Tensor, unroll: int, longest: int, busy: int) -> Cut:
     rows = 4 * 128 // block
     span = longest
     across = batch * ceil_div(channels, block) * 4
-    while span > unroll and across * ceil_div(length, rows * span) < busy * _processors(x.device):
+    while span > unroll and across * ceil_div(length, rows * span) < busy * processors(x.device):
         span //= 2
     return Cut(rows, block, span, unroll, warps=4, registers=128)
 
@@ -53,11 +52,6 @@ def forward_cut(x: Tensor) -> Cut:
 
 def backward_cut(x: Tensor) -> Cut:
     return _cut(x, unroll=4, longest=256, busy=15)
-
-
-@lru_cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def forward(

@@ -2,18 +2,17 @@
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2
+from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2, processors
 from ssm_seq.kernels.rows import even_rows
 from ssm_seq.kernels.selective_scan.gpu_backward import gradients
 from ssm_seq.kernels.selective_scan.gpu_forward import chunk_ends, outputs, pass_over_chunks
 
 INTERVAL = 16  # a state is kept for the backward pass every so many steps
-GROUP = 4  # steps whose states the backward pass holds in registers
+ROUND = 4  # steps whose states the backward pass holds in registers
 _LOG2_E = 1 / math.log(2)
 
 
@@ -41,12 +40,13 @@ def forward_cut(batch: int, length: int, of_group: int, groups: int, d_state: in
     def warps(cut: Cut) -> int:
         return batch * groups * ceil_div(of_group, cut.channels * 32 // _tile(d_state, cut.states)[1])
 
-    whole = Cut(1, 32 if d_state > 16 else 16, length, 8, 255)
-    if d_state <= 16 and warps(whole) >= 2.75 * processors:
-        return whole
-    wide, narrow, deep = Cut(2, 16, 0, 4, 168), Cut(1, 16, 0, 8, 168), Cut(1, 32, 0, 4, 255)
     if d_state > 16:
+        deep = Cut(1, 32, 0, 4, 255)
         return replace(deep, chunk=_even_chunk(length, 8 * processors // warps(deep)))
+    whole = Cut(1, 16, length, 8, 255)
+    if warps(whole) >= 2.75 * processors:
+        return whole
+    wide, narrow = Cut(2, 16, 0, 4, 168), Cut(1, 16, 0, 8, 168)
     chunk = _even_chunk(length, 12 * processors // warps(wide))
     if chunk >= 4096:
         return replace(wide, chunk=chunk)
@@ -56,11 +56,6 @@ def forward_cut(batch: int, length: int, of_group: int, groups: int, d_state: in
 def _even_chunk(length: int, chunks: int) -> int:
     """Steps of a chunk where there are to be about so many: whole stages and intervals, not too short."""
     return max(ceil_div(length, max(chunks, 1) * 32) * 32, 128)
-
-
-@lru_cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _tile(d_state: int, states: int) -> tuple[int, int]:
@@ -105,7 +100,7 @@ def forward(
     A2 = (A.float() * _LOG2_E).contiguous()
     D, bias = (None if v is None else v.float().contiguous() for v in (D, delta_bias))
     resets = None if resets is None else resets.contiguous().view(torch.uint8)
-    cut = cut or forward_cut(batch, length, channels // groups, groups, d_state, _processors(u.device))
+    cut = cut or forward_cut(batch, length, channels // groups, groups, d_state, processors(u.device))
     d_tile, lanes = _tile(d_state, cut.states)
     chunks = ceil_div(length, cut.chunk)
     blocks = groups * ceil_div(channels // groups, cut.channels * 32 // lanes)
@@ -246,7 +241,7 @@ def backward(
     A2 = (A.float() * _LOG2_E).contiguous()
     D, bias = (None if v is None else v.float().contiguous() for v in (D, delta_bias))
     resets = None if resets is None else resets.contiguous().view(torch.uint8)
-    cut = cut or backward_cut(batch, length, channels // groups, groups, d_state, _processors(u.device))
+    cut = cut or backward_cut(batch, length, channels // groups, groups, d_state, processors(u.device))
     d_tile, lanes = _tile(d_state, cut.states)
     chunks = ceil_div(length, cut.chunk)
     shared = {
@@ -258,7 +253,7 @@ def backward(
     ends = None if dfinal is None else dfinal.float().contiguous()
     if chunks > 1:
         ends, sums = (u.new_empty(shape, dtype=torch.float32) for shape in _chunk_shapes(batch, chunks, A))
-        ahead = _ends_cut(batch * (chunks - 1) * channels, d_state, _processors(u.device))
+        ahead = _ends_cut(batch * (chunks - 1) * channels, d_state, processors(u.device))
         end_lanes = _tile(d_state, ahead.states)[1]
         end_blocks = groups * ceil_div(channels // groups, ahead.channels * 32 // end_lanes)
         launch(
@@ -288,7 +283,7 @@ def backward(
         ),
         DY_ROW=dy.stride(1), U_ROW=u.stride(1), B_FIXED=B.dim() == 2, C_FIXED=C.dim() == 2,
         DZ_ROW=0 if dz is None else dz.stride(1), HAS_D=D is not None, HAS_ENDS=ends is not None, AGAIN=again,
-        KEEP=INTERVAL, GROUP=GROUP, SUBS=cut.blocks, CHANNELS=cut.channels, LANES=lanes, **shared,
+        KEEP=INTERVAL, ROUND=ROUND, SUBS=cut.blocks, CHANNELS=cut.channels, LANES=lanes, **shared,
     )  # fmt: skip
     if isinstance(dBC, Tensor):
         dB, dC = _added_up(dBC, 1)

@@ -4,11 +4,11 @@
    nothing behind it.
 2. `pass_over_chunks`, reversed: the gradient that reaches each chunk's end state.
 3. `gradients`: each chunk, walked back interval by interval. An interval starts from a state that the forward
-   pass kept, recomputes the states at every `GROUP`th step into shared memory and those of one group into
+   pass kept, recomputes the states at every `ROUND`th step into shared memory and those of one round into
    registers.
 
 In 3. the tile (channels, d_state) is spread over lanes along both axes, since sums go both ways: over d_state
-for u and delta, over channels for B and C. What needs one value a channel is computed for a whole interval at
+for u and delta, over channels for B and C. What needs one value a channel is computed for a whole round at
 once, before and after the walk, and handed over in shared memory. A program does `SUBS` blocks of channels,
 one after the other, and adds up their parts of dB and dC itself: no atomics, and the same bits every time.
 """
@@ -31,9 +31,8 @@ from ssm_seq.kernels.selective_scan.gpu_parts import (
     walk,
 )
 
-CUBE = gl.constexpr(
-    gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
-)  # shared memory as tables one after the other
+# Shared memory as tables one after the other.
+CUBE = gl.constexpr(gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0]))
 
 
 @gluon.jit
@@ -77,7 +76,7 @@ def gradients(
     DZ_ROW: gl.constexpr, B_FIXED: gl.constexpr, C_FIXED: gl.constexpr,
     SOFTPLUS: gl.constexpr, HAS_BIAS: gl.constexpr, HAS_D: gl.constexpr, HAS_Z: gl.constexpr,
     HAS_RESETS: gl.constexpr, HAS_ENDS: gl.constexpr, FLIP: gl.constexpr, AGAIN: gl.constexpr,
-    ROUGH: gl.constexpr, KEEP: gl.constexpr, GROUP: gl.constexpr, SUBS: gl.constexpr, CHANNELS: gl.constexpr,
+    ROUGH: gl.constexpr, KEEP: gl.constexpr, ROUND: gl.constexpr, SUBS: gl.constexpr, CHANNELS: gl.constexpr,
     D_TILE: gl.constexpr, LANES: gl.constexpr,
 ):  # fmt: skip
     """dA (batch, chunks, channels, d_state), dD, dbias (batch, chunks, channels), for the caller to add up.
@@ -86,11 +85,11 @@ def gradients(
     """
     OTHERS: gl.constexpr = 32 // LANES
     BLOCK: gl.constexpr = CHANNELS * OTHERS
-    WIDE: gl.constexpr = min(max(GROUP * D_TILE // 32, 1), D_TILE, 4)
+    WIDE: gl.constexpr = min(max(ROUND * D_TILE // 32, 1), D_TILE, 4)
     ACROSS: gl.constexpr = min(D_TILE // WIDE, 32)
     LAYOUT: gl.constexpr = tile_layout(CHANNELS, D_TILE, LANES)
     MATRIX: gl.constexpr = matrix_layout(D_TILE)
-    WIDTH: gl.constexpr = max(GROUP * BLOCK // 32, 1)
+    WIDTH: gl.constexpr = max(ROUND * BLOCK // 32, 1)
     SEQUENCE: gl.constexpr = gl.BlockedLayout(
         [1, WIDTH], [32 * WIDTH // BLOCK, BLOCK // WIDTH], [1, 1], [1, 0]
     )
@@ -104,31 +103,31 @@ def gradients(
     PRODUCTS: gl.constexpr = gl.BlockedLayout([1, WIDE], [32 // ACROSS, ACROSS], [1, 1], [1, 0])
     of_group: gl.constexpr = CHANNELS_ALL // GROUPS
     sets: gl.constexpr = ((of_group + BLOCK - 1) // BLOCK + SUBS - 1) // SUBS
-    rounds: gl.constexpr = KEEP // GROUP
+    rounds: gl.constexpr = KEEP // ROUND
     over_d: gl.constexpr = gl.SliceLayout(1, LAYOUT)
     over_c: gl.constexpr = gl.SliceLayout(0, LAYOUT)
     M_ROW: gl.constexpr = GROUPS * D_STATE
-    steps_s = gl.allocate_shared_memory(gl.float32, [rounds, GROUP, BLOCK], TABLE)
-    scaled_s = gl.allocate_shared_memory(gl.float32, [GROUP, BLOCK], TABLE)
-    grads_s = gl.allocate_shared_memory(gl.float32, [GROUP, BLOCK], TABLE)
+    steps_s = gl.allocate_shared_memory(gl.float32, [rounds, ROUND, BLOCK], TABLE)
+    scaled_s = gl.allocate_shared_memory(gl.float32, [ROUND, BLOCK], TABLE)
+    grads_s = gl.allocate_shared_memory(gl.float32, [ROUND, BLOCK], TABLE)
     B_s = gl.allocate_shared_memory(gl.float32, [KEEP, D_TILE], TABLE)
     C_s = gl.allocate_shared_memory(gl.float32, [KEEP, D_TILE], TABLE)
     states_s = gl.allocate_shared_memory(kept.dtype.element_ty, [rounds - 1, BLOCK, D_TILE], TABLE)
-    out_parts = gl.allocate_shared_memory(gl.float32, [GROUP, LANES, BLOCK], TABLE)
-    scaled_parts = gl.allocate_shared_memory(gl.float32, [GROUP, LANES, BLOCK], TABLE)
-    exponent_parts = gl.allocate_shared_memory(gl.float32, [GROUP, LANES, BLOCK], TABLE)
-    dB_parts = gl.allocate_shared_memory(gl.float32, [GROUP, OTHERS, D_TILE], TABLE)
-    dC_parts = gl.allocate_shared_memory(gl.float32, [GROUP, OTHERS, D_TILE], TABLE)
+    out_parts = gl.allocate_shared_memory(gl.float32, [ROUND, LANES, BLOCK], TABLE)
+    scaled_parts = gl.allocate_shared_memory(gl.float32, [ROUND, LANES, BLOCK], TABLE)
+    exponent_parts = gl.allocate_shared_memory(gl.float32, [ROUND, LANES, BLOCK], TABLE)
+    dB_parts = gl.allocate_shared_memory(gl.float32, [ROUND, OTHERS, D_TILE], TABLE)
+    dC_parts = gl.allocate_shared_memory(gl.float32, [ROUND, OTHERS, D_TILE], TABLE)
     steps_r = steps_s._reinterpret(gl.float32, [KEEP, BLOCK], LINE)
-    scaled_r = scaled_s._reinterpret(gl.float32, [GROUP, BLOCK], LINE)
-    grads_r = grads_s._reinterpret(gl.float32, [GROUP, BLOCK], LINE)
+    scaled_r = scaled_s._reinterpret(gl.float32, [ROUND, BLOCK], LINE)
+    grads_r = grads_s._reinterpret(gl.float32, [ROUND, BLOCK], LINE)
     B_r = B_s._reinterpret(gl.float32, [KEEP, D_TILE], LINE)
     C_r = C_s._reinterpret(gl.float32, [KEEP, D_TILE], LINE)
-    out_cube = out_parts._reinterpret(gl.float32, [GROUP, LANES, BLOCK], CUBE)
-    scaled_cube = scaled_parts._reinterpret(gl.float32, [GROUP, LANES, BLOCK], CUBE)
-    exponent_cube = exponent_parts._reinterpret(gl.float32, [GROUP, LANES, BLOCK], CUBE)
-    dB_cube = dB_parts._reinterpret(gl.float32, [GROUP, OTHERS, D_TILE], CUBE)
-    dC_cube = dC_parts._reinterpret(gl.float32, [GROUP, OTHERS, D_TILE], CUBE)
+    out_cube = out_parts._reinterpret(gl.float32, [ROUND, LANES, BLOCK], CUBE)
+    scaled_cube = scaled_parts._reinterpret(gl.float32, [ROUND, LANES, BLOCK], CUBE)
+    exponent_cube = exponent_parts._reinterpret(gl.float32, [ROUND, LANES, BLOCK], CUBE)
+    dB_cube = dB_parts._reinterpret(gl.float32, [ROUND, OTHERS, D_TILE], CUBE)
+    dC_cube = dC_parts._reinterpret(gl.float32, [ROUND, OTHERS, D_TILE], CUBE)
 
     pid = gl.program_id(0)
     set_ = pid % sets
@@ -146,8 +145,8 @@ def gradients(
     if not C_FIXED:
         C += group * D_STATE
     part = set_.to(gl.int64) * ((gl.num_programs(0) // (sets * GROUPS * chunks)) * length.to(gl.int64))
-    i_g = gl.arange(0, GROUP, gl.SliceLayout(1, SEQUENCE))
-    i_m = gl.arange(0, GROUP, gl.SliceLayout(1, PRODUCTS))
+    i_g = gl.arange(0, ROUND, gl.SliceLayout(1, SEQUENCE))
+    i_m = gl.arange(0, ROUND, gl.SliceLayout(1, PRODUCTS))
     n_m = gl.arange(0, D_TILE, gl.SliceLayout(0, PRODUCTS))
     for sub in range(SUBS):
         c0 = group * of_group + (set_ * SUBS + sub) * BLOCK
@@ -160,7 +159,7 @@ def gradients(
         decay_rate = gl.load(A2 + offsets, mask=in_tile, other=0.0)
         skip = gl.zeros([BLOCK], gl.float32, gl.SliceLayout(0, SEQUENCE))
         offset = skip
-        dD_sum = gl.zeros([GROUP, BLOCK], gl.float32, SEQUENCE)
+        dD_sum = gl.zeros([ROUND, BLOCK], gl.float32, SEQUENCE)
         dbias_sum = dD_sum
         if HAS_D:
             skip = gl.load(D + c_p, mask=in_c_p, other=0.0)
@@ -207,13 +206,13 @@ def gradients(
                 step = step_size(raw_delta, offset, valid, SOFTPLUS, ROUGH)
                 steps_s.index(j).store(step)
                 scaled_s.store(step * raw_u.to(gl.float32))
-                valid = gl.expand_dims(t + (j + 1) * GROUP + i_g < steps, 1) & gl.expand_dims(in_c_p, 0)
-                rows = gl.expand_dims(row + walk(t + (j + 1) * GROUP + i_g, FLIP), 1)
+                valid = gl.expand_dims(t + (j + 1) * ROUND + i_g < steps, 1) & gl.expand_dims(in_c_p, 0)
+                rows = gl.expand_dims(row + walk(t + (j + 1) * ROUND + i_g, FLIP), 1)
                 raw_delta = gl.load(delta + rows * DELTA_ROW + columns, mask=valid, other=no_step(SOFTPLUS))
                 raw_u = gl.load(u + rows * U_ROW + columns, mask=valid, other=0.0)
                 states_s.index(j).store(x.to(kept.dtype.element_ty))
-                for k in gl.static_range(GROUP):
-                    i = j * GROUP + k
+                for k in gl.static_range(ROUND):
+                    i = j * ROUND + k
                     if HAS_RESETS:
                         x = _unless_reset(x, resets, row, t + i, steps, FLIP)
                     if B_FIXED:
@@ -224,12 +223,12 @@ def gradients(
             steps_s.index(rounds - 1).store(step_size(raw_delta, offset, valid, SOFTPLUS, ROUGH))
             for jj in range(0, rounds):
                 j = rounds - 1 - jj
-                t_j = t + j * GROUP
+                t_j = t + j * ROUND
                 valid = gl.expand_dims(t_j + i_g < steps, 1) & gl.expand_dims(in_c_p, 0)
                 rows = gl.expand_dims(row + walk(t_j + i_g, FLIP), 1)
                 value = raw_u.to(gl.float32)
                 scaled_s.store(steps_s.index(j).load(SEQUENCE) * value)
-                i_b = t_j - GROUP + i_g
+                i_b = t_j - ROUND + i_g
                 inside = gl.expand_dims((i_b >= t) & (i_b < steps), 1) & gl.expand_dims(in_c_p, 0)
                 before = gl.expand_dims(row + walk(i_b, FLIP), 1)
                 raw_u = gl.load(u + before * U_ROW + columns, mask=inside, other=0.0)
@@ -238,8 +237,8 @@ def gradients(
                 if HAS_Z:
                     raw_z = gl.load(z + rows * Z_ROW + columns, mask=valid, other=0.0)
                 xs = (x,)
-                for k in gl.static_range(GROUP):
-                    i = j * GROUP + k
+                for k in gl.static_range(ROUND):
+                    i = j * ROUND + k
                     if HAS_RESETS:
                         x = _unless_reset(x, resets, row, t + i, steps, FLIP)
                     if B_FIXED:
@@ -261,8 +260,8 @@ def gradients(
                     dB_before = gl.load(dB + at, mask=in_m & (sub > 0), other=0.0)
                 if not C_FIXED:
                     dC_before = gl.load(dC + at, mask=in_m & (sub > 0), other=0.0)
-                for k in gl.static_range(GROUP - 1, -1, -1):
-                    i = j * GROUP + k
+                for k in gl.static_range(ROUND - 1, -1, -1):
+                    i = j * ROUND + k
                     step_i = gl.expand_dims(steps_r.index(i).load(over_d), 1)
                     scaled_i = gl.expand_dims(scaled_r.index(k).load(over_d), 1)
                     grad_i = gl.expand_dims(grads_r.index(k).load(over_d), 1)
