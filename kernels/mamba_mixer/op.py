@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from ssm_seq.kernels.checks import expect, expect_axes
 from ssm_seq.kernels.mamba_mixer import definition, walk
 from ssm_seq.kernels.mamba_mixer.pieces import backward_parts
+from ssm_seq.kernels.storage import in_own_memory
 
 
 def mamba_mixer(
@@ -183,7 +184,9 @@ def _backward(
     return [x.new_empty(0) if gradient is None else gradient for gradient in gradients]
 
 
-_mixer_backward = torch.library.custom_op("ssm_seq::mamba_mixer_backward", _backward, mutates_args=())
+_mixer_backward = torch.library.custom_op(
+    "ssm_seq::mamba_mixer_backward", in_own_memory(_backward), mutates_args=()
+)
 
 
 @_mixer_backward.register_fake

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from ssm_seq.kernels.checks import BOOL, COMPLEX, FLOATS, expect, expect_axes
 from ssm_seq.kernels.selective_scan import complex as complex_path
 from ssm_seq.kernels.selective_scan import cpu, definition
+from ssm_seq.kernels.storage import in_own_memory
 
 
 def selective_scan(
@@ -187,7 +188,9 @@ def _match(gradients: list[Tensor], inputs: tuple[Tensor | None, ...]) -> list[T
     return [match(*pair) for pair in zip(gradients, inputs, strict=True)]
 
 
-_scan_backward = torch.library.custom_op("ssm_seq::selective_scan_backward", _backward, mutates_args=())
+_scan_backward = torch.library.custom_op(
+    "ssm_seq::selective_scan_backward", in_own_memory(_backward), mutates_args=()
+)
 
 
 @_scan_backward.register_fake
