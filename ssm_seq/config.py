@@ -77,9 +77,19 @@ class DataConfig:
 
 @dataclass
 class TaskConfig:
-    """What is learnt. name: `classify` (a label for a window) or `language_model` (the next byte)."""
+    """What is learnt.
+
+    name: from a byte store `classify` (a label for a window) or `language_model` (the next byte); without one
+        `copying`, `selective_copying` or `induction_heads` (ssm_seq/tasks), of size `data.window`.
+    symbols: different ordinary tokens of a drawn sequence; memorise: how many of them to copy.
+    curriculum: sizes that training starts with, `curriculum_steps` steps each, before `data.window`.
+    """
 
     name: str = "classify"
+    symbols: int = 16
+    memorise: int = 16
+    curriculum: list[int] = field(default_factory=list)
+    curriculum_steps: int = 0
 
 
 @dataclass
@@ -102,6 +112,7 @@ class OptimConfig:
     """The training run. `steps` are optimiser steps of `batch_size * accumulate` windows each.
 
     ssm_lr: learning rate of the parameters that a layer declares as its state-space parameters.
+    precision: of the layers on a GPU, `bfloat16` (autocast) or `float32`; a CPU always takes float32.
     """
 
     lr: float = 2e-3
@@ -118,6 +129,7 @@ class OptimConfig:
     valid_every: int = 50
     valid_batches: int = 8
     checkpoint_every: int = 50
+    precision: str = "bfloat16"
     seed: int = 0
     tensorboard: bool = False
 

@@ -27,6 +27,11 @@ class LanguageModel(Model):
         hidden, state = self.backbone(ids, state)
         return self.logits(hidden), state
 
+    def answers(self, ids: Tensor, count: int, state: tuple | None = None) -> tuple[Tensor, tuple]:
+        """`forward`, with logits (batch, count, vocab_size) of the last `count` positions alone."""
+        hidden, state = self.backbone(ids, state)
+        return self.logits(hidden[:, -count:]), state
+
     def losses(self, ids: Tensor, targets: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
         """Cross entropy in nats of what follows each position, without the logits of all positions.
 

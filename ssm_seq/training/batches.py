@@ -1,4 +1,4 @@
-"""Windows of a store as what a step of either task needs, and the loss that both share."""
+"""What a step of training needs: batches, those of a store among them, and the loss that all share."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,8 +17,9 @@ from ssm_seq.models import Classifier, LanguageModel
 
 
 class Batch(NamedTuple):
-    """inputs: (batch, length) int64 ids. targets: (batch,) classes or (batch, length) next ids, int64.
+    """inputs: (batch, length) int64 ids.
 
+    targets: int64, (batch,) classes, (batch, length) next ids or (batch, fewer) ids at the last positions.
     weights: float32, the weight of each target in the loss.
     known: bool, whether a target is a definite symbol (a base and not N; always, for sound and classes).
     """
@@ -53,17 +54,24 @@ def read_batch(windows: Windows, indices: NDArray[np.int64], config: Config, dev
     )
 
 
-def losses(model: Classifier | LanguageModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Cross entropy of every target in nats (float32, shape of `targets`), and the logits of a classifier.
+def losses(
+    model: Classifier | LanguageModel, batch: Batch, precision: str = "bfloat16"
+) -> tuple[Tensor, Tensor | None]:
+    """Cross entropy of every target in nats (float32, shape of `targets`), and the logits behind it.
 
-    Those of a language model, a vector at every position, are never there as a whole. On a GPU the model runs
-    in bfloat16 where autocast allows it; the loss is always in float32.
+    Those of a language model with a target at every position are never there as a whole, and not given back.
+    On a GPU the model runs in `precision` where autocast allows it; the loss is always in float32.
     """
-    with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=batch.inputs.is_cuda):
-        if isinstance(model, LanguageModel):
+    half = batch.inputs.is_cuda and precision == "bfloat16"
+    with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=half):
+        if isinstance(model, Classifier):
+            logits, _ = model(batch.inputs)
+        elif batch.targets.shape == batch.inputs.shape:
             return model.losses(batch.inputs, batch.targets)[0], None
-        logits, _ = model(batch.inputs)
-    return F.cross_entropy(logits, batch.targets, reduction="none"), logits
+        else:
+            logits, _ = model.answers(batch.inputs, batch.targets.shape[1])
+    each = F.cross_entropy(logits.flatten(0, -2), batch.targets.flatten(), reduction="none")
+    return each.view(batch.targets.shape), logits
 
 
 def training_sampler(config: Config, store: Store) -> WindowSampler:

@@ -28,19 +28,20 @@ _NOT_NUMBERS = {"optim.checkpoint_every", "optim.tensorboard"}
 Identity = dict[str, Any]
 
 
-def identity(config: Config, store: Store) -> Identity:
+def identity(config: Config, store: Store | None) -> Identity:
     """Everything that the weights and the metrics of a run depend on, by its dotted name."""
     parts = {
         name: value for name, value in asdict(config).items() if name in ("data", "task", "model", "optim")
     }
-    records = [(r.name, r.start, r.length, r.label, r.ranges) for r in store.records]
-    return {name: value for name, value in _flat(parts) if name not in _NOT_NUMBERS} | {
-        "store.bytes": store.checksum,
-        "store.records": hashlib.sha256(json.dumps(records).encode()).hexdigest(),
-        "store.alphabet": store.alphabet.name,
-        "torch": torch.__version__,
-        "ssm_seq": ssm_seq.__version__,
-    }
+    found = {name: value for name, value in _flat(parts) if name not in _NOT_NUMBERS}
+    if store is not None:
+        records = [(r.name, r.start, r.length, r.label, r.ranges) for r in store.records]
+        found |= {
+            "store.bytes": store.checksum,
+            "store.records": hashlib.sha256(json.dumps(records).encode()).hexdigest(),
+            "store.alphabet": store.alphabet.name,
+        }
+    return found | {"torch": torch.__version__, "ssm_seq": ssm_seq.__version__}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -1,8 +1,8 @@
-"""One loop for both tasks. Killed at any moment and started again it goes on from its last checkpoint.
+"""One loop for all tasks. Killed at any moment and started again it goes on from its last checkpoint.
 
 On a CPU, with the same number of threads, an interrupted run ends with the weights of an uninterrupted one,
 bit
-for bit: a checkpoint holds weights, optimiser, sampler and every random generator.
+for bit: a checkpoint holds weights, optimiser, the place in the data and every random generator.
 """
 
 import json
@@ -19,16 +19,14 @@ from ssm_seq.config import Config, expect_at_least
 from ssm_seq.data.store import Store
 from ssm_seq.errors import InputError
 from ssm_seq.files import only_run_in, write_json
-from ssm_seq.models import Classifier, LanguageModel
-from ssm_seq.training.batches import losses, read_batch, training_sampler, validation_batches
+from ssm_seq.training.batches import losses
 from ssm_seq.training.checkpoint import Checkpoints, identity, load_weights
 from ssm_seq.training.metrics_log import MetricsLog
 from ssm_seq.training.optimizer import parameter_groups, schedule, set_learning_rates
 from ssm_seq.training.progress import TrainingProgress
 from ssm_seq.training.randomness import random_state, restore_random_state, seed_everything
 from ssm_seq.training.run_record import run_record
-
-TASKS = ("classify", "language_model")
+from ssm_seq.training.source import check_task, source_of
 
 
 @dataclass
@@ -48,8 +46,8 @@ class Progress:
     recent_seconds: float = 0.0
 
 
-def train(config: Config, store: Store, out: Path, device: torch.device | str = "cpu") -> None:
-    """Train the model that `config` describes on the store's train split.
+def train(config: Config, store: Store | None, out: Path, device: torch.device | str = "cpu") -> None:
+    """Train the model that `config` describes on the store's train split; without a store, on its task.
 
     Writes `model/`, `metrics.jsonl` and `run.json` into `out`, each whole or not at all. Until all are there
     the run lives in `out/checkpoints/`; started again with the same values it goes on from there.
@@ -60,6 +58,7 @@ def train(config: Config, store: Store, out: Path, device: torch.device | str = 
     """
     out = Path(out)
     _check_values(config)
+    check_task(config, store)
     with only_run_in(out):
         run = Run(config, store, torch.device(device))
         checkpoints = Checkpoints(out / "checkpoints", identity(config, store))
@@ -74,36 +73,29 @@ def train(config: Config, store: Store, out: Path, device: torch.device | str = 
         checkpoints.remove()
 
 
-def new_model(config: Config, store: Store) -> Classifier | LanguageModel:
-    """The untrained model of the configuration's task for the alphabet (and the labels) of a store."""
-    alphabet = store.alphabet
-    if config.task.name == "classify":
-        return Classifier(config.model, alphabet.size, store.labels, alphabet.name, store.sample_rate)
-    return LanguageModel(config.model, alphabet.size, alphabet.name, store.sample_rate)
-
-
 def _check_values(config: Config) -> None:
     counts = ("steps", "batch_size", "accumulate", "log_every", "valid_every", "checkpoint_every")
     rates = ("lr", "ssm_lr", "weight_decay", "warmup_steps", "min_lr_ratio", "valid_batches")
     expect_at_least(config, {f"optim.{name}": 1 for name in counts} | {f"optim.{name}": 0 for name in rates})
     expect_at_least(config, {"data.window": 2, "data.soft_mask_weight": 0, "optim.seed": 0})
+    expect_at_least(config, {"task.symbols": 1, "task.memorise": 1, "task.curriculum_steps": 0})
     optim = config.optim
     if not optim.clip > 0:
         raise InputError(f"optim.clip={optim.clip}: expected more than 0 (inf for no clipping)")
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         raise InputError(f"optim.betas={optim.betas}: expected two numbers of at least 0 and below 1")
-    if config.task.name not in TASKS:
-        raise InputError(f"task.name={config.task.name}: there is no such task; known: {', '.join(TASKS)}")
+    if optim.precision not in ("bfloat16", "float32"):
+        raise InputError(f"optim.precision={optim.precision}: expected bfloat16 or float32")
 
 
 class Run:
     """All that changes while a model is trained; between steps it can be taken apart and put together."""
 
-    def __init__(self, config: Config, store: Store, device: torch.device) -> None:
+    def __init__(self, config: Config, store: Store | None, device: torch.device) -> None:
         self.config, self.store, self.device = config, store, device
         seed_everything(config.optim.seed)
-        self.sampler = training_sampler(config, store)
-        self.model = new_model(config, store).to(device)
+        self.source = source_of(config, store, device)
+        self.model = self.source.new_model().to(device)
         groups = parameter_groups(self.model, config.optim)
         self.optimizer = torch.optim.AdamW(groups, betas=tuple(config.optim.betas))
         self.progress = Progress()
@@ -113,7 +105,7 @@ class Run:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "sampler": json.dumps(self.sampler.state_dict()),
+            "source": self.source.state(),
             "progress": json.dumps(asdict(self.progress)),
             "random": random_state(),
         }
@@ -122,7 +114,7 @@ class Run:
         """Go on from the `state` that was read from the checkpoint `path`."""
         load_weights(path, self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.sampler.load_state_dict(json.loads(state["sampler"]))
+        self.source.load_state(state["source"])
         self.progress = Progress(**json.loads(state["progress"]))
         restore_random_state(state["random"])
 
@@ -139,14 +131,11 @@ class Run:
         started = time.perf_counter()
         self.model.train()
         set_learning_rates(self.optimizer, progress.step, optim)
-        batches = [
-            read_batch(self.sampler.windows, self.sampler.next(), self.config, self.device)
-            for _ in range(optim.accumulate)
-        ]
+        batches = [self.source.next() for _ in range(optim.accumulate)]
         total = sum(batch.weights.sum() for batch in batches).clamp(min=1.0)
         loss = torch.zeros((), device=self.device)
         for batch in batches:
-            part = (losses(self.model, batch)[0] * batch.weights).sum() / total
+            part = (losses(self.model, batch, optim.precision)[0] * batch.weights).sum() / total
             part.backward()
             loss += part.detach()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip)
@@ -183,14 +172,14 @@ class Run:
 
     @torch.no_grad()
     def validation_line(self) -> dict[str, float] | None:
-        """A line of metrics from the fixed windows of the valid split; None if there are none.
+        """A line of metrics from fixed batches to validate on; None if there are none.
 
         valid_loss is weighted like the training loss; valid_bits_per_byte counts every definite symbol alike.
         """
         self.model.eval()
         loss = weight = bits = correct = known = 0.0
-        for batch in validation_batches(self.config, self.store, self.device):
-            each, logits = losses(self.model, batch)
+        for batch in self.source.validation():
+            each, logits = losses(self.model, batch, self.config.optim.precision)
             loss += float((each * batch.weights).sum())
             weight += float(batch.weights.sum())
             bits += float(each[batch.known].sum()) / math.log(2)
@@ -231,7 +220,7 @@ def _go_on(run: Run, checkpoints: Checkpoints, log: MetricsLog) -> None:
 
         if progress.step:
             shown.say(f"going on after step {progress.step}")
-        if "valid" not in run.store.split_names:
+        if run.store and "valid" not in run.store.split_names:
             shown.say("the store has no valid split: no validation")
         while progress.step < optim.steps:
             norm = run.take_step()

@@ -17,7 +17,7 @@ from ssm_seq.config import Config
 from ssm_seq.data.store import Store
 
 
-def run_record(config: Config, store: Store, model: nn.Module, device: torch.device) -> dict[str, Any]:
+def run_record(config: Config, store: Store | None, model: nn.Module, device: torch.device) -> dict[str, Any]:
     """Configuration, versions, commit, data, hardware, size of the model and peak memory of this process.
 
     peak_resident_mib: MiB; of the last part, if the run was interrupted. peak_device_mib: on a GPU only.
@@ -31,18 +31,19 @@ def run_record(config: Config, store: Store, model: nn.Module, device: torch.dev
             "ssm_seq": ssm_seq.__version__,
         },
         "git_commit": git_commit(),
-        "store": {
-            "checksum": store.checksum,
-            "alphabet": store.alphabet.name,
-            "sample_rate": store.sample_rate,
-            "records": len(store.records),
-            "bytes": len(store.data),
-        },
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "peak_resident_mib": _peak_resident_mib(),
     }
+    if store is not None:
+        record["store"] = {
+            "checksum": store.checksum,
+            "alphabet": store.alphabet.name,
+            "sample_rate": store.sample_rate,
+            "records": len(store.records),
+            "bytes": len(store.data),
+        }
     if device.type == "cuda":
         record["peak_device_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     return record

@@ -9,7 +9,7 @@ from ssm_seq.data.store import Range, Store, StoreWriter
 from ssm_seq.data.windows import windows
 from ssm_seq.errors import InputError
 from ssm_seq.training.batches import losses, read_batch, training_sampler, validation_batches
-from ssm_seq.training.loop import new_model
+from ssm_seq.training.source import new_model
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from ssm_seq.config import ModelConfig, OptimConfig
 from ssm_seq.models import Classifier, LanguageModel
-from ssm_seq.training.batches import losses, read_batch
+from ssm_seq.training.batches import losses
 from ssm_seq.training.loop import Run
 from ssm_seq.training.optimizer import parameter_groups, schedule
 
@@ -78,10 +78,7 @@ def test_accumulated_batches_count_as_one(dna, small):
     config.model.dropout = 0.0
     run = Run(config, dna, torch.device("cpu"))
     reference = Run(config, dna, torch.device("cpu"))
-    batches = [
-        read_batch(reference.sampler.windows, reference.sampler.next(), config, reference.device)
-        for _ in "ab"
-    ]
+    batches = [reference.source.next() for _ in "ab"]
     whole = type(batches[0])(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
     assert batches[0].weights.sum() != batches[1].weights.sum()
     loss = (losses(reference.model, whole)[0] * whole.weights).sum() / whole.weights.sum()

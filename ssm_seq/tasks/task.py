@@ -1,0 +1,56 @@
+"""What a task is: sequences of ids, and what a model is to say at their end."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Device = torch.device | str
+
+
+class Example(NamedTuple):
+    """inputs: ids (sequences, positions) uint8.
+
+    answers: int64, a class for each sequence (sequences,), or the ids that a model is to predict at the last
+    positions (sequences, answered).
+    """
+
+    inputs: Tensor
+    answers: Tensor
+
+
+class Task(ABC):
+    """Batches on a device. Splits are streams of random numbers, or parts of a data set.
+
+    vocab_size: ids are below it. classes: their names, for a class for each sequence; None for ids as
+    answers.
+    alphabet: what the ids mean (`ssm_seq.data.alphabet`).
+    """
+
+    vocab_size: int
+    classes: list[str] | None = None
+    alphabet: str
+
+    @abstractmethod
+    def draw(self, split: str, count: int, length: int, generator: torch.Generator) -> Example:
+        """`count` random sequences of `split` and of size `length` (see the task), on the generator's device.
+
+        Raises:
+            InputError: no sequence has such a length, or the data are not there.
+        """
+
+    def test(self, count: int, size: int, length: int, seed: int, device: Device) -> Iterator[Example]:
+        """At most `count` sequences of the test split in batches of `size`, the same for the same seed."""
+        for number, start in enumerate(range(0, count, size)):
+            generator = numbered_generator(seed, "test", number, device)
+            yield self.draw("test", min(size, count - start), length, generator)
+
+
+def numbered_generator(seed: int, split: str, number: int, device: Device) -> torch.Generator:
+    """The generator of batch `number` of a split: its stream has nothing in common with those of others."""
+    key = [seed, ("train", "valid", "test").index(split), number]
+    state = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.Generator(device).manual_seed(state)
