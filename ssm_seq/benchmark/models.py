@@ -12,8 +12,9 @@ from ssm_seq.benchmark.timing import allocated, milliseconds, peak_gib
 from ssm_seq.config import ModelConfig, OptimConfig
 from ssm_seq.data.alphabet import TOKENS
 from ssm_seq.models import LanguageModel
-from ssm_seq.training.batches import Batch, losses
-from ssm_seq.training.optimizer import parameter_groups
+from ssm_seq.training.batches import Batch
+from ssm_seq.training.gradients import Gradients
+from ssm_seq.training.optimizer import new_optimizer
 
 
 def plan(case: ModelCase, device: torch.device) -> Measured:
@@ -43,14 +44,14 @@ def measure_model(case: ModelCase, device: torch.device) -> Measured:
 
 
 def _training_step(model: LanguageModel, ids: torch.Tensor) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(parameter_groups(model, OptimConfig()), betas=(0.9, 0.98))
+    optimizer, gradients = new_optimizer(model, OptimConfig()), Gradients(model)
     inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     everything = torch.ones_like(targets, dtype=torch.bool)
     batch = Batch(inputs, targets, everything.float(), everything)
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        losses(model, batch)[0].mean().backward()
+        optimizer.zero_grad()
+        gradients([batch])
         optimizer.step()
 
     return step

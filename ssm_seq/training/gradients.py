@@ -4,69 +4,69 @@ A step of a small model is a thousand launches and more, which take the host lon
 them. Recorded once and replayed as a whole they cost the host next to nothing.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from ssm_seq.training.batches import Batch, losses
 
-SMALL = 2**25  # positions times d_model of a step whose launches may take longer than its kernels
-_WARM_UP = 3  # runs before the recording: what is compiled or chosen at a first call must not be in it
-
-Gradients = Callable[[Batch, Tensor], Tensor]
+SMALL = 2**25  # positions times d_model up to which launches may take longer than kernels
 
 
-def loss_and_gradients(model: nn.Module, batch: Batch, total: Tensor) -> Tensor:
+class Gradients:
+    """The loss of a step's batches and its gradients, replayed where that pays.
+
+    The loss is the mean over all targets of the step by their weight, so that several batches count as one
+    large one even where their weights differ.
+    """
+
+    def __init__(self, model: nn.Module, precision: str = "bfloat16") -> None:
+        self._model, self._precision = model, precision
+        self._shapes: list[torch.Size] = []
+        self._recorded: RecordedGradients | None = None
+
+    def __call__(self, batches: list[Batch]) -> Tensor:
+        """The loss; the gradients are those of the parameters then, which had none."""
+        total = sum(batch.weights.sum() for batch in batches).clamp(min=1.0)
+        batch, *others = batches
+        if others or not self._is_small(batch):
+            return sum(loss_and_gradients(self._model, self._precision, batch, total) for batch in batches)
+        shapes = [part.shape for part in batch]
+        known, self._shapes = self._shapes == shapes, shapes
+        if not known:  # this step, not recorded, also compiles and chooses what a recording must not
+            self._recorded = None
+            return loss_and_gradients(self._model, self._precision, batch, total)
+        self._recorded = self._recorded or RecordedGradients(self._model, self._precision, batch, total)
+        return self._recorded(batch, total)
+
+    def _is_small(self, batch: Batch) -> bool:
+        return batch.inputs.is_cuda and batch.inputs.numel() * self._model.config.d_model <= SMALL
+
+
+def loss_and_gradients(model: nn.Module, precision: str, batch: Batch, total: Tensor) -> Tensor:
     """Add the gradients of sum(weights * losses) / total to those of the parameters; returns that loss."""
-    loss = (losses(model, batch)[0] * batch.weights).sum() / total
+    loss = (losses(model, batch, precision)[0] * batch.weights).sum() / total
     loss.backward()
     return loss.detach()
 
 
-def worth_recording(model: nn.Module, batch: Batch) -> bool:
-    """Whether the step is small enough for the host to be its bound."""
-    return batch.inputs.is_cuda and batch.inputs.numel() * model.config.d_model <= SMALL
-
-
 class RecordedGradients:
-    """`loss_and_gradients` for batches of one shape, recorded with the first of them and replayed.
+    """`loss_and_gradients` of batches of one shape, recorded with the first of them, and no gradients before.
 
-    The gradients replace those that the parameters had. The recording keeps its working memory.
+    It keeps the gradients and the working memory of a step.
     """
 
-    def __init__(self, model: nn.Module, batch: Batch, total: Tensor) -> None:
-        self._batch, self._total = Batch(*(part.clone() for part in batch)), total.clone()
+    def __init__(self, model: nn.Module, precision: str, batch: Batch, total: Tensor) -> None:
+        self._inputs = [part.clone() for part in (*batch, total)]
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        random_state = torch.cuda.get_rng_state(total.device)
-        self._warm_up(model)
-        # The masks of dropout are those of a run without warm-up, and a killed run goes on with the same.
-        torch.cuda.set_rng_state(random_state, total.device)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._loss = loss_and_gradients(model, self._batch, self._total)
+            *recorded, divisor = self._inputs
+            self._loss = loss_and_gradients(model, precision, Batch(*recorded), divisor)
         self._gradients = [parameter.grad for parameter in self._parameters]
 
-    def _warm_up(self, model: nn.Module) -> None:
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(_WARM_UP):
-                loss_and_gradients(model, self._batch, self._total)
-                self._forget_gradients()
-        torch.cuda.current_stream().wait_stream(aside)
-
-    def _forget_gradients(self) -> None:
-        for parameter in self._parameters:
-            parameter.grad = None
-
-    def fits(self, batch: Batch) -> bool:
-        """Whether the batch has the shapes of the recorded one."""
-        return all(part.shape == own.shape for part, own in zip(batch, self._batch, strict=True))
-
     def __call__(self, batch: Batch, total: Tensor) -> Tensor:
-        """The loss; it and the gradients are overwritten by the next call."""
-        for own, given in zip((*self._batch, self._total), (*batch, total), strict=True):
+        """The loss; the next call overwrites it and the gradients."""
+        for own, given in zip(self._inputs, (*batch, total), strict=True):
             own.copy_(given)
         self._graph.replay()
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):

@@ -21,8 +21,9 @@ from ssm_seq.errors import InputError
 from ssm_seq.files import only_run_in, write_json
 from ssm_seq.training.batches import losses
 from ssm_seq.training.checkpoint import Checkpoints, identity, load_weights
+from ssm_seq.training.gradients import Gradients
 from ssm_seq.training.metrics_log import MetricsLog
-from ssm_seq.training.optimizer import parameter_groups, schedule, set_learning_rates
+from ssm_seq.training.optimizer import new_optimizer, schedule, set_learning_rates
 from ssm_seq.training.progress import TrainingProgress
 from ssm_seq.training.randomness import random_state, restore_random_state, seed_everything
 from ssm_seq.training.run_record import run_record
@@ -96,8 +97,8 @@ class Run:
         seed_everything(config.optim.seed)
         self.source = source_of(config, store, device)
         self.model = self.source.new_model().to(device)
-        groups = parameter_groups(self.model, config.optim)
-        self.optimizer = torch.optim.AdamW(groups, betas=tuple(config.optim.betas))
+        self.optimizer = new_optimizer(self.model, config.optim)
+        self.gradients = Gradients(self.model, config.optim.precision)
         self.progress = Progress()
 
     def state(self) -> dict[str, Any]:
@@ -121,9 +122,6 @@ class Run:
     def take_step(self) -> float:
         """One optimiser step over `accumulate` batches; returns the norm of the gradient before clipping.
 
-        The loss is the mean over all targets of the step by their weight, so that `accumulate` batches count
-        as one large batch even where their weights differ.
-
         Raises:
             InputError: the loss or the gradient is not finite.
         """
@@ -132,12 +130,7 @@ class Run:
         self.model.train()
         set_learning_rates(self.optimizer, progress.step, optim)
         batches = [self.source.next() for _ in range(optim.accumulate)]
-        total = sum(batch.weights.sum() for batch in batches).clamp(min=1.0)
-        loss = torch.zeros((), device=self.device)
-        for batch in batches:
-            part = (losses(self.model, batch, optim.precision)[0] * batch.weights).sum() / total
-            part.backward()
-            loss += part.detach()
+        loss = self.gradients(batches)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise InputError(
