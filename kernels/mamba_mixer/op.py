@@ -139,6 +139,8 @@ def _(
         size = 1
         for axis in walk.kept_shape(x, A):
             size = size * axis
+        if walk.keeps_projection(x, A):
+            size = size + 2 * batch * length * d_inner
         saved = x.new_empty(size, dtype=walk.device_paths(x)[1].kept_dtype(x))
     else:
         parts = backward_parts(length, d_inner)

@@ -8,6 +8,7 @@ FORWARD = 3 * 2**26  # where states are kept for the backward pass: 1.9 GiB in b
 INFERENCE = 2**27  # where there is no backward pass: 1.3 GiB
 BACKWARD = 2**26  # 1.1 GiB
 STEP = 512  # positions; a piece that another one follows is a multiple of it, and it of the scan's interval
+PROJECTED = 2**27  # bytes: u and z are kept for the backward pass up to here, beyond made twice
 KEPT = 2**31  # bytes: the states of a scan are kept for the backward pass up to here, beyond made twice
 
 

@@ -12,7 +12,8 @@ dout exists already. In the backward pass, in 9 of at most 2^26, it is 1.0, and 
 memory, mostly the parts of the gradients of B and C, 0.2: in all 4.2.
 
 The backward pass makes u, z, the convolution's output, delta, B and C again: a sixth of its time, but
-otherwise they would be 5 GiB there.
+otherwise they would be 5 GiB there. Of a sequence that is one small piece u and z are kept, since their
+product is the largest of what is made again.
 """
 
 from collections.abc import Callable
@@ -77,6 +78,15 @@ def keeps_states(x: Tensor, A: Tensor) -> bool:
     return size <= pieces.KEPT
 
 
+def keeps_projection(x: Tensor, A: Tensor) -> bool:
+    """Whether u and z are kept for the backward pass too: where there is a single piece, and a small one."""
+    batch, length, _ = x.shape
+    size = batch * length * A.shape[0]
+    whole = size <= min(pieces.FORWARD, pieces.BACKWARD) and keeps_states(x, A)
+    one_dtype = x.dtype == device_paths(x)[1].kept_dtype(x)  # the operator saves one tensor
+    return whole and one_dtype and 2 * size * x.dtype.itemsize <= pieces.PROJECTED
+
+
 def forward(
     x: Tensor,
     weights: Weights,
@@ -85,7 +95,8 @@ def forward(
     ssm_state: Tensor | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """out, both final states, and what the backward pass needs beside the inputs: a tensor a piece."""
+    """out, both final states, and what the backward pass needs beside the inputs: u and z if
+    they are kept, and a tensor a piece."""
     conv_path, scan_path = device_paths(x)
     batch, length, _ = x.shape
     d_inner = weights.A.shape[0]
@@ -96,6 +107,8 @@ def forward(
         if times.start == 0:
             state = None if ssm_state is None else ssm_state[rows]
         u, z, past = _before_conv(x, rows, times, weights, matrices, conv_state)
+        if keep and keeps_projection(x, weights.A):
+            saved += [u, z]
         u, conv = conv_path.forward(u, weights.conv_weight, weights.conv_bias, True, past)
         delta, selected, B, C = _selected(u, weights, matrices)
         if keep and not keeps:
@@ -133,6 +146,7 @@ def backward(
     batch, length, _ = x.shape
     d_inner, d_state = A.shape
     dt_rank = weights.dt_proj.shape[1]
+    u_shape = (batch, length, d_inner)
     keeps = keeps_states(x, A)
     sums = _Sums(torch.promote_types(x.dtype, torch.float32))
     dx = torch.empty_like(x)
@@ -150,7 +164,10 @@ def backward(
                 ssm_later = None if dssm is None else dssm[rows]
             x_part, dx_part = _flat(x[rows, times]), _flat(dx[rows, times])
             dout_part = dout[rows, times].reshape(x_part.shape)
-            before, z, past = _before_conv(x, rows, times, weights, matrices, conv_state)
+            if keeps_projection(x, A):
+                z, before, past = saved(u_shape), saved(u_shape), conv_state
+            else:
+                before, z, past = _before_conv(x, rows, times, weights, matrices, conv_state)
             u, _ = conv_path.forward(before, conv_weight, conv_bias, True, past)
             delta, selected, B, C = _selected(u, weights, matrices)
             scan = (u, delta, A, B, C, D, z, weights.dt_bias, True)

@@ -14,7 +14,7 @@ from kernel_cases import (
 
 from ssm_seq.kernels import mamba_mixer
 from ssm_seq.kernels.mamba_mixer import arguments as mixer_arguments
-from ssm_seq.kernels.mamba_mixer import definition, pieces
+from ssm_seq.kernels.mamba_mixer import definition, pieces, walk
 
 SHAPES = [(2, 70, 12), (1, 1, 1), (3, 33, 20), (1, 64, 8), (1, 3, 5)]
 
@@ -45,6 +45,7 @@ def in_two(mixer):
 
 CUTS = {  # positions of STEP, positions times channels of a forward and of a backward piece, bytes of states
     "whole": {},
+    "whole, u and z made again": {"PROJECTED": 0},
     "rows": {"FORWARD": 1, "INFERENCE": 1, "BACKWARD": 1},
     "times": {"STEP": 32, "FORWARD": 1, "INFERENCE": 1, "BACKWARD": 1},
     "times, states made again": {"STEP": 32, "INFERENCE": 1, "BACKWARD": 1, "KEPT": 0},
@@ -208,7 +209,8 @@ def test_compiles_under_autocast():
     assert_close(found, expected, 1e-6, 1e-6)
 
 
-def test_saves_inputs_and_kept_states_only(cut):
+def test_saves_inputs_and_kept_states_only(cut, monkeypatch):
+    monkeypatch.setattr(pieces, "PROJECTED", 0)
     arguments = {name: tensor.requires_grad_() for name, tensor in mixer_inputs(2, 256, 16).items()}
     saved = {}
 
@@ -223,6 +225,18 @@ def test_saves_inputs_and_kept_states_only(cut):
     made = sum(size for place, size in saved.items() if place not in own)
     lanes = 64  # channels are filled up to this many on a CPU
     assert made <= 2 * (256 // 32) * d_state * max(d_inner, lanes)
+
+
+@pytest.mark.parametrize("most", [2**13, 2**13 - 1], ids=["small", "large"])
+def test_u_and_z_are_kept_where_they_are_small(most, monkeypatch):
+    monkeypatch.setattr(pieces, "PROJECTED", most)
+    product, projected = walk._before_conv, []
+    monkeypatch.setattr(walk, "_before_conv", lambda *given: projected.append(1) or product(*given))
+    arguments = {name: tensor.requires_grad_() for name, tensor in mixer_inputs(2, 32, 8).items()}
+    out, _, _ = mamba_mixer(**arguments)  # u and z: 2 * 2 * 32 * 16 values of 4 bytes
+    assert len(projected) == 1
+    out.sum().backward()
+    assert len(projected) == (1 if most == 2**13 else 2)
 
 
 def test_nothing_is_saved_without_gradients():

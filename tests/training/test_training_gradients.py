@@ -1,6 +1,5 @@
 import pytest
 import torch
-from conftest import small_config, write_dna
 
 from ssm_seq.training import gradients
 from ssm_seq.training.gradients import Gradients
@@ -18,25 +17,25 @@ def trained(config, store, steps=6):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("task", ["classify", "language_model"])
-def test_replayed_steps_are_the_steps(task, tmp_path, monkeypatch):
-    config, store = small_config(task), write_dna(tmp_path / "dna")  # with dropout
-    losses, weights = trained(config, store)
+def test_replayed_steps_are_the_steps(task, dna, small, monkeypatch):
+    config = small(task)  # with dropout
+    losses, weights = trained(config, dna)
     monkeypatch.setattr(gradients, "SMALL", 0)
-    expected_losses, expected_weights = trained(config, store)
+    expected_losses, expected_weights = trained(config, dna)
     assert losses == pytest.approx(expected_losses, rel=1e-6)
     torch.testing.assert_close(weights, expected_weights, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.gpu
-def test_another_shape_is_recorded_anew(tmp_path):
-    store, device = write_dna(tmp_path / "dna"), torch.device("cuda")
-    run = Run(small_config("language_model"), store, device)
+def test_another_shape_is_recorded_anew(dna, small):
+    device = torch.device("cuda")
+    run = Run(small("language_model"), dna, device)
     run.model.eval()  # without dropout
     at_once, replayed = Gradients(run.model), Gradients(run.model)
     for length in (40, 40, 40, 20, 20, 20, 40):
-        config = small_config("language_model")
+        config = small("language_model")
         config.data.window = length
-        batch = source_of(config, store, device).next()
+        batch = source_of(config, dna, device).next()
         found = []
         for way in (at_once, replayed):
             run.optimizer.zero_grad()
@@ -46,8 +45,8 @@ def test_another_shape_is_recorded_anew(tmp_path):
 
 
 @pytest.mark.gpu
-def test_a_replayed_step_launches_once(tmp_path):
-    run = Run(small_config("language_model"), write_dna(tmp_path / "dna"), torch.device("cuda"))
+def test_a_replayed_step_takes_no_autograd(dna, small):
+    run = Run(small("language_model"), dna, torch.device("cuda"))
     for _ in range(3):
         run.take_step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
