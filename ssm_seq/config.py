@@ -94,7 +94,14 @@ class TaskConfig:
 
 @dataclass
 class ModelConfig:
-    """A stack of sequence layers. layer: `mamba` (S6), `s4` or `s4d`."""
+    """A stack of sequence layers.
+
+    layer: `mamba` (S6), `h3`, or a linear time-invariant system: `s4`, `s4d`, `s5`, `dss`, `lssl`, `ema`; to
+        compare with, `transformer` (of `heads` heads), `lstm`, `gru`, `cnn` (dilated, `d_conv` wide).
+    gated: a gate of width expand * d_model beside each layer. bidirectional: read both ways (classifiers).
+    blocks: into how many blocks of states, each HiPPO-LegS, the states of `s5` start divided.
+    hippo: whether `lssl` starts from HiPPO-LegS or from random systems.
+    """
 
     layer: str = "mamba"
     d_model: int = 64
@@ -105,6 +112,11 @@ class ModelConfig:
     dt_min: float = 1e-3
     dt_max: float = 1e-1
     dropout: float = 0.0
+    gated: bool = False
+    bidirectional: bool = False
+    blocks: int = 1
+    hippo: bool = True
+    heads: int = 1
 
 
 @dataclass

@@ -5,6 +5,7 @@ gave, and the residual. Under autocast both have its dtype.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +13,51 @@ from torch import Tensor, nn
 from ssm_seq.config import ModelConfig
 from ssm_seq.errors import InputError
 from ssm_seq.kernels import rms_norm
-from ssm_seq.layers import S4, S4D, Mamba, SequenceLayer
+from ssm_seq.layers import (
+    CNN,
+    DSS,
+    EMA,
+    GRU,
+    H3,
+    LSSL,
+    LSTM,
+    S4,
+    S4D,
+    S5,
+    Bidirectional,
+    Gated,
+    Mamba,
+    SequenceLayer,
+    Transformer,
+)
+
+IN_PAIRS = ("s4", "s4d", "s5", "dss", "h3")  # layers whose states are complex: one of each conjugate pair
 
 
 def check(config: ModelConfig) -> None:
     """Raises InputError for sizes that no model can have."""
-    for name in ("d_model", "n_layers", "d_state", "expand", "d_conv"):
+    for name in ("d_model", "n_layers", "d_state", "expand", "d_conv", "blocks", "heads"):
         if getattr(config, name) < 1:
             raise InputError(f"model.{name}={getattr(config, name)}: expected a positive whole number")
-    if config.layer in ("s4", "s4d") and config.d_state % 2:
+    if config.layer in IN_PAIRS and config.d_state % 2:
         raise InputError(
             f"model.d_state={config.d_state}: {config.layer}'s states come in pairs, expected an even number"
         )
+    if config.layer == "s5" and config.d_state % (2 * config.blocks):
+        raise InputError(
+            f"model.d_state={config.d_state}, model.blocks={config.blocks}: expected blocks of the same even "
+            "number of states"
+        )
+    if config.layer != "s5" and config.blocks != 1:
+        raise InputError(f"model.blocks={config.blocks}: only s5 starts from blocks, not {config.layer}")
+    if config.layer != "lssl" and not config.hippo:
+        raise InputError(f"model.hippo=False: only lssl starts from random systems, not {config.layer}")
+    if config.layer == "transformer" and config.d_model % (2 * config.heads):
+        raise InputError(
+            f"model.d_model={config.d_model}, model.heads={config.heads}: expected heads of one even size"
+        )
+    if config.gated and config.layer in ("mamba", "h3"):
+        raise InputError(f"model.gated=True: {config.layer} has gates of its own")
     if not 0 < config.dt_min <= config.dt_max:
         raise InputError(
             f"model.dt_min={config.dt_min}, model.dt_max={config.dt_max}: expected 0 < dt_min <= dt_max"
@@ -33,17 +67,43 @@ def check(config: ModelConfig) -> None:
 
 
 def sequence_layer(config: ModelConfig) -> SequenceLayer:
-    """The layer that `config.layer` names; InputError if there is none of this name."""
+    """The layer that `config.layer` names, in what is put around it; InputError if there is none."""
+    if config.bidirectional:
+        one_way = replace(config, bidirectional=False)
+        return Bidirectional(config.d_model, sequence_layer(one_way), sequence_layer(one_way))
+    if config.gated:
+        inner = replace(config, gated=False, d_model=config.expand * config.d_model)
+        return Gated(config.d_model, sequence_layer(inner), inner.d_model)
+    sizes, time_steps = (config.d_model, config.d_state), (config.dt_min, config.dt_max)
     match config.layer:
         case "mamba":
-            return Mamba(
-                config.d_model, config.d_state, config.d_conv, config.expand, config.dt_min, config.dt_max
-            )
+            return Mamba(*sizes, config.d_conv, config.expand, *time_steps)
+        case "h3":
+            return H3(*sizes, config.d_conv, *time_steps)
         case "s4":
-            return S4(config.d_model, config.d_state, config.dt_min, config.dt_max)
+            return S4(*sizes, *time_steps)
         case "s4d":
-            return S4D(config.d_model, config.d_state, config.dt_min, config.dt_max)
-    raise InputError(f"model.layer={config.layer}: there is no such layer; known: mamba, s4, s4d")
+            return S4D(*sizes, *time_steps)
+        case "s5":
+            return S5(*sizes, *time_steps, blocks=config.blocks)
+        case "dss":
+            return DSS(*sizes, *time_steps)
+        case "lssl":
+            return LSSL(*sizes, *time_steps, hippo_init=config.hippo)
+        case "ema":
+            return EMA(*sizes)
+        case "transformer":
+            return Transformer(config.d_model, config.heads, config.expand)
+        case "lstm":
+            return LSTM(config.d_model, config.expand)
+        case "gru":
+            return GRU(config.d_model, config.expand)
+        case "cnn":
+            return CNN(config.d_model, config.d_conv)
+    raise InputError(
+        f"model.layer={config.layer}: there is no such layer; known: mamba, h3, s4, s4d, s5, dss, lssl, ema, "
+        "transformer, lstm, gru, cnn"
+    )
 
 
 class Block(nn.Module):

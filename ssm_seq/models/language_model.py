@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ssm_seq.config import ModelConfig
+from ssm_seq.errors import InputError
 from ssm_seq.kernels import linear_cross_entropy
 from ssm_seq.models.model import Model
 
@@ -19,6 +20,11 @@ class LanguageModel(Model):
     def __init__(
         self, config: ModelConfig, vocab_size: int, alphabet: str, sample_rate: int | None = None
     ) -> None:
+        if config.bidirectional:
+            raise InputError(
+                "model.bidirectional=True: a language model must not see the byte that it predicts; "
+                "only classifiers can read both ways"
+            )
         super().__init__(config, vocab_size, alphabet, sample_rate)
         self.head = nn.Linear(config.d_model, vocab_size, bias=False)
 

@@ -15,6 +15,9 @@ from ssm_seq.models.classifier import Classifier
 from ssm_seq.models.language_model import LanguageModel
 from ssm_seq.models.model import DESCRIPTION, WEIGHTS
 
+# Older models' files don't have these: their defaults.
+LATER = {"gated", "bidirectional", "blocks", "hippo", "heads"}
+
 
 def load_model(directory: Path | str, device: torch.device | str = "cpu") -> LanguageModel | Classifier:
     """The model that `Model.save` wrote, on `device`, in evaluation mode.
@@ -89,11 +92,13 @@ def _entry(described: dict[str, Any], key: str, kind: type, path: Path) -> Any:
 
 
 def _model_config(values: dict[str, Any], path: Path) -> ModelConfig:
-    """Exactly the fields of ModelConfig, each of its type (a whole number will do for a float)."""
+    """The fields of ModelConfig, each of its type (a whole number will do for a float)."""
     types = {field.name: field.type for field in fields(ModelConfig)}
     for key in [*types, *values]:
         if key not in types:
             raise InputError(f"{path}: unknown entry model.{key}; known: {', '.join(types)}")
+        if key in LATER and key not in values:
+            continue
         value = _entry(values, key, type(values.get(key)), path)
         if type(value) is not types[key] and not (types[key] is float and type(value) is int):
             raise InputError(f"{path}: model.{key} is {value!r}, expected {types[key].__name__}")

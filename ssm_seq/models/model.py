@@ -1,10 +1,11 @@
 """What language models and classifiers have in common: a backbone, a state, a folder on disk."""
 
+import copy
 import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import save_file
@@ -50,6 +51,21 @@ class Model(nn.Module, ABC):
     def ssm_parameters(self) -> list[nn.Parameter]:
         """The layers' parameters with a learning rate of their own and no weight decay."""
         return [parameter for block in self.backbone.blocks for parameter in block.layer.ssm_parameters()]
+
+    def resampled(self, rate: float) -> Self:
+        """This model for input at another sampling rate: a copy with every time step times `rate`.
+
+        rate: the new time step divided by the old, 2 for a signal of which every second sample is kept.
+
+        Raises:
+            ValueError: rate <= 0, or layers that are tied to the rate of their training (Mamba, H3).
+        """
+        model = copy.deepcopy(self)
+        for block in model.backbone.blocks:
+            block.layer = block.layer.resampled(rate)
+        if self.sample_rate is not None:
+            model.sample_rate = round(self.sample_rate / rate)
+        return model
 
     def description(self) -> dict[str, Any]:
         """All of config.json: the arguments that make this model again."""

@@ -1,4 +1,4 @@
-"""Both models with both layers: whole = any chunks = step by step, in outputs and final state."""
+"""Both models with every layer: whole = any chunks = step by step, in outputs and final state."""
 
 import pytest
 import torch
@@ -12,13 +12,16 @@ from ssm_seq.layers import map_state
 from ssm_seq.models import Classifier, LanguageModel
 
 TOLERANCE = {torch.float64: {"rtol": 1e-9, "atol": 1e-10}, torch.float32: {"rtol": 1e-3, "atol": 1e-4}}
-every_layer = pytest.mark.parametrize("layer", ["mamba", "s4", "s4d"])
+LAYERS = ["mamba", "s4", "s4d", "s5", "dss", "lssl", "ema", "h3", "gated s5"]
+every_layer = pytest.mark.parametrize("layer", LAYERS)
 every_model = pytest.mark.parametrize("kind", ["language_model", "classifier"])
 
 
 def make(kind, layer, dtype=torch.float64, seed=0, **values):
     torch.manual_seed(seed)
-    config = ModelConfig(**{"layer": layer, "d_model": 6, "n_layers": 2, "d_state": 4} | values)
+    layer, gated = layer.removeprefix("gated "), layer.startswith("gated ")
+    sizes = {"layer": layer, "gated": gated, "d_model": 6, "n_layers": 2, "d_state": 4}
+    config = ModelConfig(**sizes | values)
     if kind == "classifier":
         return Classifier(config, 15, ["one", "two", "three"], "dna").to(dtype)
     return LanguageModel(config, 15, "dna").to(dtype)
@@ -40,7 +43,7 @@ def in_chunks(model, ids, cuts):
 @every_layer
 @every_model
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(
     batch=st.integers(1, 3),
     length=st.integers(1, 50),
@@ -176,7 +179,8 @@ def test_ssm_parameters_come_from_every_layer(layer):
     model = make("classifier", layer, n_layers=3)
     declared = [id(p) for block in model.backbone.blocks for p in block.layer.ssm_parameters()]
     assert [id(p) for p in model.ssm_parameters()] == declared
-    assert len(set(declared)) == 3 * (5 if layer == "s4" else 3)
+    count = {"s4": 5, "s5": 4, "gated s5": 4, "lssl": 4}.get(layer, 3)
+    assert len(set(declared)) == 3 * count
 
 
 def test_dropout_acts_in_training_only():
@@ -199,11 +203,18 @@ def test_autocast_gives_float32_logits(kind, layer):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"layer": "mamba3"}, "model.layer=mamba3: there is no such layer; known: mamba, s4, s4d"),
+        ({"layer": "mamba3"}, "model.layer=mamba3: there is no such layer; known: mamba, h3, s4, s4d"),
         ({"d_model": 0}, "model.d_model=0: expected a positive whole number"),
         ({"n_layers": -1}, "model.n_layers=-1: expected a positive whole number"),
         ({"layer": "s4", "d_state": 3}, "model.d_state=3: s4's states come in pairs"),
         ({"layer": "s4d", "d_state": 3}, "model.d_state=3: s4d's states come in pairs"),
+        ({"layer": "s5", "d_state": 3}, "model.d_state=3: s5's states come in pairs"),
+        ({"layer": "dss", "d_state": 3}, "model.d_state=3: dss's states come in pairs"),
+        ({"layer": "h3", "d_state": 3}, "model.d_state=3: h3's states come in pairs"),
+        ({"layer": "s5", "d_state": 12, "blocks": 4}, "model.d_state=12, model.blocks=4: expected blocks"),
+        ({"layer": "s4", "blocks": 2}, "model.blocks=2: only s5 starts from blocks, not s4"),
+        ({"layer": "s4", "hippo": False}, "model.hippo=False: only lssl starts from random systems, not s4"),
+        ({"gated": True}, "model.gated=True: mamba has gates of its own"),
         ({"dt_min": 0.2}, "model.dt_min=0.2, model.dt_max=0.1: expected 0 < dt_min <= dt_max"),
         ({"dropout": 1.5}, "model.dropout=1.5: expected a probability below 1"),
     ],

@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["classifier", "language_model"])
-@pytest.mark.parametrize("layer", ["mamba", "s4", "s4d"])
+@pytest.mark.parametrize("layer", ["mamba", "s4", "s4d", "s5", "dss", "lssl", "ema", "h3"])
 def test_the_same_model_comes_back(tmp_path, kind, layer):
     saved = make(kind, layer)
     saved.save(tmp_path / "model")
@@ -133,9 +133,9 @@ def test_another_config_names_the_first_tensor_that_does_not_fit(folder):
         (lambda d: d.pop("vocab_size"), "the entry 'vocab_size' is missing"),
         (lambda d: d.pop("classes"), "the entry 'classes' is missing"),
         (lambda d: d["model"].pop("layer"), "the entry 'layer' is missing"),
-        (lambda d: d["model"].update(heads=2), "unknown entry model.heads"),
+        (lambda d: d["model"].update(wings=2), "unknown entry model.wings"),
         (lambda d: d["model"].update(d_model="6"), "model.d_model is '6', expected int"),
-        (lambda d: d["model"].update(layer="lstm"), "model.layer=lstm: there is no such layer"),
+        (lambda d: d["model"].update(layer="rwkv"), "model.layer=rwkv: there is no such layer"),
         (lambda d: d.update(kind="diffusion"), "kind is 'diffusion', expected"),
         (lambda d: d.update(classes=[]), "classes is [], expected a list of names"),
         (lambda d: d.update(vocab_size=0), "vocab_size is 0, expected a positive whole number"),

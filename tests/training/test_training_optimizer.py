@@ -13,7 +13,7 @@ from ssm_seq.training.loop import Run
 from ssm_seq.training.optimizer import parameter_groups, schedule
 
 
-@pytest.mark.parametrize("layer", ["mamba", "s4", "s4d"])
+@pytest.mark.parametrize("layer", ["mamba", "s4", "s4d", "s5", "dss", "lssl", "ema", "h3"])
 @pytest.mark.parametrize("task", ["classify", "language_model"])
 def test_groups_hold_every_parameter_once(layer, task):
     config = ModelConfig(layer=layer, d_model=8, n_layers=2, d_state=4)
