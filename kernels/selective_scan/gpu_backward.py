@@ -284,9 +284,11 @@ def gradients(
                         _over_d_state(out_parts.index(k), xs[k + 1] * C_i, BLOCK, D_TILE, LANES)
                     _over_d_state(scaled_parts.index(k), g * B_i, BLOCK, D_TILE, LANES)
                     g *= exp2(step_i * decay_rate)
+                    before_i = xs[k]
                     if HAS_RESETS:
                         g = _unless_reset(g, resets, row, t + i, steps, FLIP)
-                    change = g * xs[k]
+                        before_i = _unless_reset(before_i, resets, row, t + i, steps, FLIP)
+                    change = g * before_i
                     _over_d_state(exponent_parts.index(k), change * decay_rate, BLOCK, D_TILE, LANES)
                     dA_sum += change * step_i
                 if not B_FIXED:

@@ -148,13 +148,14 @@ def chunk_ends(
                 if alive[g]:
                     for i in gl.static_range(UNROLL):
                         weight = exp2(gl.expand_dims(between[i], 1) * decay_rates[g])
-                        if HAS_RESETS:
-                            weight = gl.where(gl.expand_dims(between[i], 1) == float("inf"), 0.0, weight)
                         if FIXED:
                             M_t = M_tiles[g]
                         else:
                             M_t = gl.expand_dims(M_r.index((at + i) * TILES + g).load(over_c), 0)
-                        x += weight * (gl.expand_dims(takens[i], 1) * M_t)
+                        added = weight * (gl.expand_dims(takens[i], 1) * M_t)
+                        if HAS_RESETS:
+                            added = gl.where(gl.expand_dims(between[i], 1) == float("inf"), 0.0, added)
+                        x += added
                 new = new + (x,)
             xs = new
             values = values_next
@@ -195,6 +196,7 @@ def pass_over_chunks(
     for k in range(0, chunks, UNROLL):
         ends = ()
         decays = ()
+        crossed = ()
         for j in gl.static_range(UNROLL):
             chunk = k + j
             # The last chunk to be reached has no end to hand on: nothing was written there.
@@ -203,17 +205,18 @@ def pass_over_chunks(
                 chunk = chunks - 1 - chunk
             ends = ends + (gl.load(states + (b * chunks + chunk) * size + i, mask=mask, other=0.0),)
             summed = gl.load(sums + (b * chunks + chunk) * CHANNELS_ALL + i // D_STATE, mask=mask, other=0.0)
-            decay = exp2(decay_rate * summed)
-            if HAS_RESETS:
-                decay = gl.where(summed == float("inf"), 0.0, decay)
-            decays = decays + (decay,)
+            decays = decays + (exp2(decay_rate * summed),)
+            crossed = crossed + (summed == float("inf"),)
         for j in gl.static_range(UNROLL):
             chunk = k + j
             mask = inside & (chunk < chunks)
             if REVERSE:
                 chunk = chunks - 1 - chunk
             gl.store(states + (b * chunks + chunk) * size + i, x, mask=mask)
-            x = decays[j] * x + ends[j]
+            x = decays[j] * x
+            if HAS_RESETS:
+                x = gl.where(crossed[j], 0.0, x)
+            x += ends[j]
 
 
 @gluon.jit(do_not_specialize=["length", "chunk_steps", "chunks"])

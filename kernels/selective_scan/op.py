@@ -49,8 +49,8 @@ def selective_scan(
         initial_state: (batch, channels, d_state), the state before the first position of the walk, zeros if
             None. Complex if A is.
         starts: (batch, length) bool, True at the first position of each of several sequences packed into
-            one row: no state passes from the position before, but for a complex A or on a GPU infinities and
-            NaN may. The first column matters only for `initial_state`: False lets it in.
+            one row: no state passes from the position before, but for a complex A infinities and NaN may.
+            The first column matters only for `initial_state`: False lets it in.
         reverse: walk from the last position to the first. `initial_state` enters at the last position, the
             final state is that after the first.
 

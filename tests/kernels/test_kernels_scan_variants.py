@@ -135,15 +135,18 @@ def test_packed_is_each_sequence_alone(firsts, reverse, dtype, device):
         assert found["dinitial_state"][1].any()
 
 
+@ON_DEVICES
 @DIRECTIONS
-def test_what_is_not_a_number_stays_in_its_sequence(reverse):
-    arguments = inputs(1, 100, 8, 4, firsts=[40, 60]) | {"reverse": reverse}
+@pytest.mark.parametrize("scale", [1, 7])  # within one chunk of a GPU, and over several
+def test_what_is_not_a_number_stays_in_its_sequence(scale, reverse, device):
+    first, last = 40 * scale, 60 * scale
+    arguments = inputs(1, 100 * scale, 8, 4, firsts=[first, last], device=device) | {"reverse": reverse}
     clean = with_gradients(selective_scan, arguments)
-    arguments["u"][:, 45] = float("nan")
-    arguments["delta"][:, 50] = float("inf")
+    arguments["u"][:, 45 * scale] = float("nan")
+    arguments["delta"][:, 50 * scale] = float("inf")
     found = with_gradients(selective_scan, arguments)
-    assert not torch.isfinite(found["y"][:, 40:60]).all()
-    for part in (slice(0, 40), slice(60, 100)):
+    assert not torch.isfinite(found["y"][:, first:last]).all()
+    for part in (slice(0, first), slice(last, None)):
         for name in ("y", "du", "ddelta", "dB", "dC", "dz"):
             assert torch.equal(found[name][:, part], clean[name][:, part]), name
     assert torch.equal(found["state"], clean["state"])
