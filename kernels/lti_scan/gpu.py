@@ -1,0 +1,205 @@
+"""The time-invariant scan on a GPU: how the work is cut, and the launches (three forward, four backward)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2, processors
+from ssm_seq.kernels.lti_scan.gpu_kernels import pass_kernel, walk_kernel
+from ssm_seq.kernels.lti_scan.matrices import diagonal_sums, power
+from ssm_seq.kernels.rows import even_rows
+
+CHUNK = 16  # positions that one product takes
+
+
+LONGEST = 64  # chunks of a row
+ROWS, CHANNELS = 16, 8  # of a program
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How time is cut: `long` rows of `chunks` chunks, then single chunks, then what is left of one."""
+
+    chunks: int
+    long: int
+    rows: int
+
+
+def cut_in(length: int, chunks: int) -> Cut:
+    """With long rows of so many chunks."""
+    long, single = divmod(length // CHUNK, chunks)
+    return Cut(chunks, long, long + single + (length % CHUNK > 0))
+
+
+def cut(u: Tensor) -> Cut:
+    """Rows as long as they can be while every multiprocessor has two programs."""
+    batch, length, channels = u.shape
+    chunks, across = LONGEST, batch * ceil_div(channels, CHANNELS)
+    while chunks > 1 and across * (length // CHUNK // chunks) < 2 * ROWS * _multiprocessors(u):
+        chunks //= 2
+    return cut_in(length, chunks)
+
+
+def _multiprocessors(u: Tensor) -> int:
+    return processors(u.device) if u.is_cuda else 1
+
+
+def kept_shape(u: Tensor, exponent: Tensor) -> tuple[int, ...]:
+    """Shape of the states that the forward pass keeps for the backward pass: before each row, and last."""
+    batch, _, channels = u.shape
+    return batch, cut(u).rows + 1, channels, exponent.shape[1]
+
+
+def forward(
+    u: Tensor, exponent: Tensor, lags: Tensor, into: Tensor, out: Tensor, initial_state: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the final state and the kept states."""
+    u = even_rows(u)
+    walk = _Walks(u, exponent)
+    states = walk.states_before(u, into, initial_state)
+    y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
+    walk.outputs(u, states, into, out, lags, y)
+    return y, states[:, -1].clone(), states
+
+
+def backward(
+    dy: Tensor,
+    dfinal: Tensor | None,
+    u: Tensor,
+    exponent: Tensor,
+    lags: Tensor,
+    into: Tensor,
+    out: Tensor,
+    kept: Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients of u, exponent, lags, into, out and the initial state.
+
+    That of the exponent is what it does between chunks, Re <adjoint, Abar^k x> times k over all pairs of a
+    chunk that gives to the state and a chunk that takes from it, k positions between them. No walk has both
+    at hand. But k is a sum of three parts: from the first to the end of its row, whole rows, and from the
+    begin of its row to the second; each walk has one of them, and between rows both states are there.
+    """
+    u, dy = even_rows(u), even_rows(dy)
+    walk = _Walks(u, exponent)
+    adjoints, reach = walk.adjoints_after(dy, out, dfinal, kept)
+    du = torch.empty(u.shape, dtype=u.dtype, device=u.device)
+    dinto, after = walk.outputs_and_sums(dy, adjoints, out, into, lags, du, u)
+    dstart = adjoints[:, -1].clone()
+    del adjoints
+    dout, before, correlation = walk.sums(u, kept, into, out, dy)
+    inner = walk.cut.chunks * (out * dout.conj()).sum(-1) - before - after.conj()
+    return du, CHUNK * inner + reach, diagonal_sums(correlation), dinto, dout, dstart
+
+
+class _Walks:
+    """The launches over one cut of time."""
+
+    def __init__(self, u: Tensor, exponent: Tensor) -> None:
+        self.batch, self.length, self.channels = u.shape
+        self.pairs, self.cut = exponent.shape[1], cut(u)
+        left = self.length % CHUNK or CHUNK
+        spans = (self.cut.chunks * CHUNK, CHUNK, left)
+        self.leaps = torch.stack([power(exponent, steps) for steps in spans])
+        high = self.leaps[1].to(torch.complex64)
+        self.decay = torch.stack([high, (self.leaps[1] - high).to(torch.complex64)])
+
+    def states_before(self, u: Tensor, into: Tensor, initial_state: Tensor | None) -> Tensor:
+        """The states before all rows, and after the last: complex (batch, rows + 1, channels, pairs)."""
+        states = self._new_states(u)
+        self._walk(u, states, into, ends=True)
+        self._pass(states, initial_state)
+        return states
+
+    def adjoints_after(
+        self, dy: Tensor, out: Tensor, dfinal: Tensor | None, kept: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The adjoint states after all rows, from the last to the first, and before that; `reach`."""
+        adjoints = self._new_states(dy)
+        self._walk(dy, adjoints, out, ends=True, reverse=True)
+        return adjoints, self._pass(adjoints, dfinal, kept)
+
+    def outputs(self, v: Tensor, states: Tensor, into: Tensor, out: Tensor, lags: Tensor, y: Tensor) -> None:
+        """y of v after the states before all rows."""
+        self._walk(v, states, into, out, lags, y=y)
+
+    def outputs_and_sums(
+        self, v: Tensor, states: Tensor, into: Tensor, out: Tensor, lags: Tensor, y: Tensor, w: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same back in time; the gradient of `out` when that of y is w, and `weighted`."""
+        collected, weighted = self._new_sums(v)
+        self._walk(v, states, into, out, lags, w, y, collected, weighted, reverse=True)
+        return collected.sum(0), weighted.sum(0)
+
+    def sums(
+        self, v: Tensor, states: Tensor, into: Tensor, out: Tensor, w: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient of `out` when that of the outputs is w, `weighted`, and the correlation of v and w."""
+        collected, weighted = self._new_sums(v)
+        square = (self._blocks(), self.channels, CHUNK, CHUNK)
+        correlation = torch.empty(square, dtype=torch.float32, device=v.device)
+        self._walk(v, states, into, out, None, w, None, collected, weighted, correlation)
+        return collected.sum(0), weighted.sum(0), correlation.sum(0)
+
+    def _new_states(self, v: Tensor) -> Tensor:
+        shape = (self.batch, self.cut.rows + 1, self.channels, self.pairs)
+        return torch.empty(shape, dtype=torch.complex64, device=v.device)
+
+    def _new_sums(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (self._blocks(), self.channels, self.pairs)
+        return tuple(
+            torch.empty(full, dtype=torch.complex64, device=v.device) for full in ((*shape, CHUNK), shape)
+        )
+
+    def _blocks(self) -> int:
+        return ceil_div(self.batch * self.cut.rows, ROWS)
+
+    def _walk(
+        self,
+        v: Tensor,
+        states: Tensor,
+        into: Tensor,
+        out: Tensor | None = None,
+        lags: Tensor | None = None,
+        w: Tensor | None = None,
+        y: Tensor | None = None,
+        collected: Tensor | None = None,
+        weighted: Tensor | None = None,
+        correlation: Tensor | None = None,
+        ends: bool = False,
+        reverse: bool = False,
+    ) -> None:
+        arguments = (
+            v, w, lags, _numbers(into), _numbers(out), _numbers(self.decay), _numbers(states), y,
+            _numbers(collected), _numbers(weighted), correlation,
+            self.length, self.batch, self.cut.rows, self.cut.long, self.cut.chunks,
+        )  # fmt: skip
+        launch(
+            walk_kernel, (self._blocks() * ceil_div(self.channels, CHANNELS),), arguments,
+            CHANNELS=self.channels, PAIRS=self.pairs,
+            V_ROW=v.stride(1), W_ROW=0 if w is None else w.stride(1),
+            REVERSE=reverse, ENDS=ends, PRECISION="tf32x3" if v.dtype == torch.float32 else "tf32",
+            SIZE=CHUNK, ROWS=ROWS, CHANNELS_=CHANNELS, PAIRS_=max(16, next_power_of_2(self.pairs)),
+            num_warps=CHANNELS,
+        )  # fmt: skip
+
+    def _pass(self, states: Tensor, start: Tensor | None, kept: Tensor | None = None) -> Tensor | None:
+        numbers = self.channels * self.pairs
+        reach = None
+        if kept is not None:
+            shape = (self.batch, self.channels, self.pairs)
+            reach = torch.empty(shape, dtype=torch.complex128, device=states.device)
+        arguments = (
+            _numbers(states), _numbers(start), _numbers(self.leaps), _numbers(kept), _numbers(reach),
+            self.cut.rows, self.cut.long, self.cut.chunks * CHUNK, self.length,
+        )  # fmt: skip
+        launch(
+            pass_kernel, (ceil_div(numbers, 64), self.batch), arguments,
+            NUMBERS=numbers, SIZE=CHUNK, REVERSE=kept is not None, BLOCK=64, UNROLL=8, num_warps=2,
+        )  # fmt: skip
+        return None if reach is None else reach.sum(0)
+
+
+def _numbers(tensor: Tensor | None) -> Tensor | None:
+    """A complex tensor as float numbers in pairs."""
+    return None if tensor is None else torch.view_as_real(tensor.contiguous())

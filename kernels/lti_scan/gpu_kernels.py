@@ -1,0 +1,252 @@
+"""The kernels of the time-invariant scan for GPUs.
+
+Time is cut in rows: long ones of `chunks` chunks of SIZE positions, then single chunks, then what is left. A
+program takes ROWS rows of CHANNELS_ channels and walks through all of them together, chunk after chunk: the
+tile [position, row] of a channel is what its matrices are multiplied with on tensor cores (one warp a
+channel), and the states [pair, row] stay in registers.
+
+A walk back in time (REVERSE) is the same with the positions counted from a row's end: with `into` and `out`
+exchanged and the decay conjugated it gives the gradient of the input and the adjoint states.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _place(row, rows, long, span, length, SIZE: tl.constexpr):
+    """The sequence of each row and where in it the row begins and ends."""
+    sequence = (row // rows).to(tl.int64)
+    row = row % rows
+    begin = tl.minimum(row, long) * span + tl.maximum(row - long, 0) * SIZE
+    end = tl.minimum(begin + tl.where(row < long, span, SIZE), length)
+    return sequence, row, begin, end
+
+
+@triton.jit
+def _tile(source, first, time, begin, end, c, in_c, ROW: tl.constexpr):
+    """[channel, position, row] of a sequence in float32, zero outside of the rows."""
+    inside = (time >= begin) & (time < end)
+    place = source + (first + time * ROW)[None, :, :] + c
+    return tl.load(place, mask=in_c & inside[None, :, :], other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _matrix(source, c, p, t, mask, PAIRS: tl.constexpr, SIZE: tl.constexpr):
+    """Real and imaginary part [channel, p, t] of `into` or `out`; p and t with their own axes."""
+    place = source + ((c * PAIRS + p) * SIZE + t) * 2
+    return tl.load(place, mask=mask, other=0.0), tl.load(place + 1, mask=mask, other=0.0)
+
+
+@triton.jit(do_not_specialize=["length", "batch", "rows", "long", "chunks"])
+def walk_kernel(
+    v, w, lags, into, out, decay, states, y, collected, weighted, correlation,
+    length, batch, rows, long, chunks,
+    CHANNELS: tl.constexpr, PAIRS: tl.constexpr, V_ROW: tl.constexpr, W_ROW: tl.constexpr,
+    REVERSE: tl.constexpr, ENDS: tl.constexpr, PRECISION: tl.constexpr,
+    SIZE: tl.constexpr, ROWS: tl.constexpr, CHANNELS_: tl.constexpr, PAIRS_: tl.constexpr,
+):  # fmt: skip
+    """Walk through v (batch, length, CHANNELS) and leave what there is a place for.
+
+    ENDS: the state at the end of each row, from zero, goes to `states`; all rows end together. Otherwise
+    the states before the rows come from there, all rows begin together, and
+    y: the output, like v;
+    collected: sums over chunks of the state before times w, in the place of `out`, for each program;
+    weighted: of out times the conjugate of these, weighted by `chunks` less the chunk's number, and summed
+    over its positions;
+    correlation: sums over chunks of v_s w_t, at [s, t].
+    """
+    groups: tl.constexpr = (CHANNELS + CHANNELS_ - 1) // CHANNELS_
+    block = tl.program_id(0) // groups
+    c = (tl.program_id(0) % groups) * CHANNELS_ + tl.arange(0, CHANNELS_)[:, None, None]
+    in_c = c < CHANNELS
+    t = tl.arange(0, SIZE)
+    p = tl.arange(0, PAIRS_)
+    number = block * ROWS + tl.arange(0, ROWS)
+    here = number < batch * rows
+    sequence, row, begin, end = _place(number, rows, long, chunks * SIZE, length, SIZE)
+    end = tl.where(here, end, begin)
+    count = tl.max(tl.where(here & (row < long), chunks, 1), axis=0)
+
+    # Where a chunk's positions lie, and which columns of the matrices are theirs.
+    if REVERSE:
+        column = SIZE - 1 - t
+        step = -SIZE
+        origin = begin + count * SIZE if ENDS else end
+        time = (origin - 1)[None, :] - t[:, None]
+        row = rows - 1 - row
+    else:
+        column = t
+        step = SIZE
+        origin = end - count * SIZE if ENDS else begin
+        time = origin[None, :] + t[:, None]
+    time = time.to(tl.int64)
+    begin = begin[None, :]
+    end = end[None, :]
+
+    pair = p[None, :, None]
+    in_p = in_c & (pair < PAIRS)
+    into_re, into_im = _matrix(into, c, pair, column[None, None, :], in_p, PAIRS, SIZE)
+    pole = decay + (c * PAIRS + pair) * 2
+    low = pole + CHANNELS * PAIRS * 2  # what rounding took from it
+    a_re = tl.load(pole, mask=in_p, other=0.0)
+    a_im = tl.load(pole + 1, mask=in_p, other=0.0)
+    b_re = tl.load(low, mask=in_p, other=0.0)
+    b_im = tl.load(low + 1, mask=in_p, other=0.0)
+    state = states + (sequence * (rows + 1) + row)[None, None, :] * (CHANNELS * PAIRS * 2)
+    state += (c * PAIRS + pair) * 2
+    in_state = in_p & here[None, None, :]
+    if ENDS:
+        x_re = tl.zeros((CHANNELS_, PAIRS_, ROWS), tl.float32)
+        x_im = tl.zeros((CHANNELS_, PAIRS_, ROWS), tl.float32)
+        state += CHANNELS * PAIRS * 2
+    else:
+        x_re = tl.load(state, mask=in_state, other=0.0)
+        x_im = tl.load(state + 1, mask=in_state, other=0.0)
+    if y is not None:
+        pair_last = p[None, None, :]
+        out_re, out_im = _matrix(
+            out, c, pair_last, column[None, :, None], in_c & (pair_last < PAIRS), PAIRS, SIZE
+        )
+        distance = t[:, None] - t[None, :]
+        within = tl.load(
+            lags + c * SIZE + distance[None, :, :], mask=in_c & (distance >= 0)[None, :, :], other=0.0
+        )
+    if collected is not None:
+        sum_re = tl.zeros((CHANNELS_, PAIRS_, SIZE), tl.float32)
+        sum_im = tl.zeros((CHANNELS_, PAIRS_, SIZE), tl.float32)
+        later_re = tl.zeros((CHANNELS_, PAIRS_, SIZE), tl.float32)
+        later_im = tl.zeros((CHANNELS_, PAIRS_, SIZE), tl.float32)
+    if correlation is not None:
+        pairs_of_times = tl.zeros((CHANNELS_, SIZE, SIZE), tl.float32)
+
+    start_v = (sequence * length * V_ROW)[None, :]
+    ahead = _tile(v, start_v, time, begin, end, c, in_c, V_ROW)
+    if collected is not None:
+        start_w = (sequence * length * W_ROW)[None, :]
+        ahead_w = _tile(w, start_w, time, begin, end, c, in_c, W_ROW)
+    for i in range(count):
+        # The next chunk is on its way while this one is worked on.
+        value = ahead
+        now = time
+        time += step
+        ahead = _tile(v, start_v, time, begin, end, c, in_c, V_ROW)
+        if collected is not None:
+            other = ahead_w
+            ahead_w = _tile(w, start_w, time, begin, end, c, in_c, W_ROW)
+            across = tl.permute(other, (0, 2, 1))
+            sum_re = tl.dot(x_re, across, sum_re, input_precision=PRECISION)
+            sum_im = tl.dot(x_im, across, sum_im, input_precision=PRECISION)
+            later_re += sum_re
+            later_im += sum_im
+            if correlation is not None:
+                pairs_of_times = tl.dot(value, across, pairs_of_times, input_precision=PRECISION)
+        if y is not None:
+            result = tl.dot(within, value, input_precision=PRECISION)
+            result = tl.dot(out_re, x_re, result, input_precision=PRECISION)
+            result = tl.dot(out_im, x_im, result, input_precision=PRECISION)
+            inside = (now >= begin) & (now < end)
+            place = y + ((sequence * length)[None, :] + now)[None, :, :] * CHANNELS + c
+            tl.store(place, result.to(y.dtype.element_ty), mask=in_c & inside[None, :, :])
+        if REVERSE:
+            new_re = a_re * x_re + a_im * x_im + (b_re * x_re + b_im * x_im)
+            new_im = a_re * x_im - a_im * x_re + (b_re * x_im - b_im * x_re)
+        else:
+            new_re = a_re * x_re - a_im * x_im + (b_re * x_re - b_im * x_im)
+            new_im = a_re * x_im + a_im * x_re + (b_re * x_im + b_im * x_re)
+        x_re = tl.dot(into_re, value, new_re, input_precision=PRECISION)
+        x_im = tl.dot(into_im, value, new_im, input_precision=PRECISION)
+
+    if ENDS:
+        tl.store(state, x_re, mask=in_state)
+        tl.store(state + 1, x_im, mask=in_state)
+    if collected is not None:
+        spare = (chunks - count).to(tl.float32)
+        later_re += spare * sum_re
+        later_im += spare * sum_im
+        mate_re, mate_im = _matrix(out, c, pair, column[None, None, :], in_p, PAIRS, SIZE)
+        real = tl.sum(mate_re * later_re + mate_im * later_im, axis=2)
+        imaginary = tl.sum(mate_im * later_re - mate_re * later_im, axis=2)
+        c2 = (tl.program_id(0) % groups) * CHANNELS_ + tl.arange(0, CHANNELS_)[:, None]
+        flat = ((block.to(tl.int64) * CHANNELS + c2) * PAIRS + p[None, :]) * 2
+        in_flat = (c2 < CHANNELS) & (p[None, :] < PAIRS)
+        tl.store(weighted + flat, real, mask=in_flat)
+        tl.store(weighted + flat + 1, imaginary, mask=in_flat)
+        place = ((block.to(tl.int64) * CHANNELS + c) * PAIRS + pair) * SIZE + column[None, None, :]
+        tl.store(collected + place * 2, sum_re, mask=in_p)
+        tl.store(collected + place * 2 + 1, sum_im, mask=in_p)
+    if correlation is not None:
+        square = ((block.to(tl.int64) * CHANNELS + c) * SIZE + t[None, :, None]) * SIZE + t[None, None, :]
+        tl.store(correlation + square, pairs_of_times, mask=in_c)
+
+
+@triton.jit(do_not_specialize=["rows", "long", "span", "length"])
+def pass_kernel(
+    states, start, leaps, kept, reach, rows, long, span, length,
+    NUMBERS: tl.constexpr, SIZE: tl.constexpr, REVERSE: tl.constexpr, BLOCK: tl.constexpr,
+    UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Carry the state through the rows of a sequence, in float64: ends from zero become states before.
+
+    states: (batch, rows + 1, NUMBERS) complex; the last one comes out as the state after everything.
+    leaps: Abar^steps of a long row, a chunk and the last row, (3, NUMBERS) complex128.
+    REVERSE: the rows in turn are the last to the first, the leaps conjugated; reach: sum over rows of the
+    state times the conjugate of (span x_end - (span - steps) leap x_begin), the x from `kept`.
+    """
+    n = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)) * 2
+    b = tl.program_id(1).to(tl.int64)
+    mask = n < 2 * NUMBERS
+    base = states + b * (rows + 1) * (2 * NUMBERS) + n
+    if start is not None:
+        x_re = tl.load(start + b * (2 * NUMBERS) + n, mask=mask, other=0.0).to(tl.float64)
+        x_im = tl.load(start + b * (2 * NUMBERS) + n + 1, mask=mask, other=0.0).to(tl.float64)
+    else:
+        x_re = tl.zeros((BLOCK,), tl.float64)
+        x_im = tl.zeros((BLOCK,), tl.float64)
+    tl.store(base, x_re.to(tl.float32), mask=mask)
+    tl.store(base + 1, x_im.to(tl.float32), mask=mask)
+    long_re = tl.load(leaps + n, mask=mask, other=0.0)
+    long_im = tl.load(leaps + n + 1, mask=mask, other=0.0)
+    short_re = tl.load(leaps + 2 * NUMBERS + n, mask=mask, other=0.0)
+    short_im = tl.load(leaps + 2 * NUMBERS + n + 1, mask=mask, other=0.0)
+    last_re = tl.load(leaps + 4 * NUMBERS + n, mask=mask, other=0.0)
+    last_im = tl.load(leaps + 4 * NUMBERS + n + 1, mask=mask, other=0.0)
+    reach_re = tl.zeros((BLOCK,), tl.float64)
+    reach_im = tl.zeros((BLOCK,), tl.float64)
+    for first in range(0, rows, UNROLL):
+        ends_re = ()
+        ends_im = ()
+        for i in tl.static_range(UNROLL):
+            place = base + (i + 1) * (2 * NUMBERS)
+            ends_re = ends_re + (tl.load(place, mask=mask & (first + i < rows), other=0.0),)
+            ends_im = ends_im + (tl.load(place + 1, mask=mask & (first + i < rows), other=0.0),)
+        for i in tl.static_range(UNROLL):
+            inside = first + i < rows
+            row = rows - 1 - first - i if REVERSE else first + i
+            leap_re = tl.where(row < long, long_re, tl.where(row == rows - 1, last_re, short_re))
+            leap_im = tl.where(row < long, long_im, tl.where(row == rows - 1, last_im, short_im))
+            if REVERSE:
+                begin = tl.minimum(row, long) * span + tl.maximum(row - long, 0) * SIZE
+                steps = tl.minimum(tl.where(row < long, span, SIZE), length - begin)
+                place = kept + (b * (rows + 1) + row) * (2 * NUMBERS) + n
+                in_row = mask & inside
+                end_re = tl.load(place + 2 * NUMBERS, mask=in_row, other=0.0).to(tl.float64) * span
+                end_im = tl.load(place + 2 * NUMBERS + 1, mask=in_row, other=0.0).to(tl.float64) * span
+                before_re = tl.load(place, mask=in_row & (row >= long), other=0.0).to(tl.float64)
+                before_im = tl.load(place + 1, mask=in_row & (row >= long), other=0.0).to(tl.float64)
+                end_re -= (span - steps) * (leap_re * before_re - leap_im * before_im)
+                end_im -= (span - steps) * (leap_re * before_im + leap_im * before_re)
+                reach_re += x_re * end_re + x_im * end_im
+                reach_im += x_im * end_re - x_re * end_im
+                leap_im = -leap_im
+            next_re = leap_re * x_re - leap_im * x_im + ends_re[i].to(tl.float64)
+            next_im = leap_re * x_im + leap_im * x_re + ends_im[i].to(tl.float64)
+            x_re = tl.where(inside, next_re, x_re)
+            x_im = tl.where(inside, next_im, x_im)
+            place = base + (i + 1) * (2 * NUMBERS)
+            tl.store(place, x_re.to(tl.float32), mask=mask & inside)
+            tl.store(place + 1, x_im.to(tl.float32), mask=mask & inside)
+        base += UNROLL * 2 * NUMBERS
+    if REVERSE:
+        tl.store(reach + b * (2 * NUMBERS) + n, reach_re, mask=mask)
+        tl.store(reach + b * (2 * NUMBERS) + n + 1, reach_im, mask=mask)
