@@ -22,6 +22,7 @@ include: "workflows/rules/train.smk"
 include: "workflows/rules/evaluate.smk"
 include: "workflows/rules/infer.smk"
 include: "workflows/rules/report.smk"
+include: "workflows/rules/tasks.smk"
 
 
 rule all:

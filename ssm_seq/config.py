@@ -80,9 +80,11 @@ class TaskConfig:
     """What is learnt.
 
     name: from a byte store `classify` (a label for a window) or `language_model` (the next byte); without one
-        `copying`, `selective_copying` or `induction_heads` (ssm_seq/tasks), of size `data.window`.
+        `copying`, `selective_copying`, `induction_heads` or `fashion_mnist` (ssm_seq/tasks), of size
+        `data.window`.
     symbols: different ordinary tokens of a drawn sequence; memorise: how many of them to copy.
     curriculum: sizes that training starts with, `curriculum_steps` steps each, before `data.window`.
+    images: folder of Fashion-MNIST; permuted: read its pixels in one random order instead of row by row.
     """
 
     name: str = "classify"
@@ -90,6 +92,8 @@ class TaskConfig:
     memorise: int = 16
     curriculum: list[int] = field(default_factory=list)
     curriculum_steps: int = 0
+    images: str = "data/sources/fashion-mnist"
+    permuted: bool = False
 
 
 @dataclass
@@ -173,12 +177,14 @@ class ScoreConfig:
     strand: `forward`, `reverse` or `both` (the mean of the two); the latter for DNA only.
     outputs: what `--tracks` writes: `bigwig` and `bedgraph` of log-likelihood and entropy or of each class's
         probability, `embeddings` of every position and `pooled` ones of every record, both NPY.
+    precision: of the layers on a GPU, `bfloat16` (autocast) or `float32`; a CPU always takes float32.
     """
 
     input: str | None = None
     chunk: int | None = None
     strand: str = "forward"
     outputs: list[str] = field(default_factory=lambda: ["bigwig"])
+    precision: str = "bfloat16"
 
 
 @dataclass
@@ -198,16 +204,27 @@ class VariantsConfig:
 class GenerateConfig:
     """Sampling from a language model. length: samples or bases, 0 means no generation in the workflow.
 
+    count: items, from one prompt; each has a random stream of its own, made of `seed` and its number.
     prompt_length: positions of a test record that come first (their state is carried on).
-    top_p: sample from the smallest set of bytes that holds this much probability.
+    temperature: 0 takes the likeliest byte.
+    top_k, top_p, min_p: draw from the so many likeliest bytes (0: all), of these from the fewest that hold
+        this share of the probability, of these from the ones at least this share as likely as the likeliest.
+    stop: letters behind which an item ends, each entry for itself, such as [TAA,TAG,TGA].
+    dtype: of the matrices, `float32` or `bfloat16` (on a GPU; faster); sums and states are float32.
+    state: also write the state after each item's last byte, for `--state` to go on from.
     """
 
     length: int = 0
     count: int = 1
     prompt_length: int = 0
     temperature: float = 1.0
+    top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     seed: int = 0
+    stop: list[str] = field(default_factory=list)
+    dtype: str = "float32"
+    state: bool = False
 
 
 @dataclass

@@ -12,30 +12,31 @@ from ssm_seq.errors import InputError
 
 SUMMARIES = {
     "prepare": "Turn the FASTA, BAM/CRAM or audio files of a sample sheet into a byte store.",
-    "train": "Train a model on a store; killed and started again, it goes on from its last checkpoint.",
-    "evaluate": "Judge a model, or the simple baselines, on the test split of a store.",
+    "train": "Train a model on a store or a task; killed and started again, it goes on from a checkpoint.",
+    "evaluate": "Judge a model, or the simple baselines, on the test split of a store or a task.",
     "score": "Read every record of a file in one recurrent pass, in constant memory; killed, it goes on.",
     "generate": "Sample from a language model step by step, as WAV or FASTA.",
     "bench": "Time the kernels and models on this machine, beside floors, targets and other libraries.",
     "convert": "Turn a language model into the layout of mamba-ssm, of transformers or of this library.",
 }
 PATHS = {
-    "store": "folder of a byte store (from prepare)",
+    "store": "folder of a byte store (from prepare); tasks that draw their sequences need none",
     "samples": "sample sheet (TSV: sample, path, label, group, split) instead of the experiment's",
     "model": "folder of a trained model",
     "input": "FASTA or audio file or store to read, - for standard input",
     "tracks": "folder for values of every position: score.outputs=[bigwig,bedgraph,embeddings,pooled]",
     "variants": "calls (VCF or BCF) to score instead of --input; --out is then a folder",
     "reference": "FASTA file that the calls refer to",
+    "state": "state to go on from: a state.safetensors that generate.state=true wrote",
     "out": "where the result goes; it appears whole or not at all",
 }
 # Which path options a command takes; those with a star may be left out.
 OPTIONS = {
     "prepare": ["samples*", "out"],
-    "train": ["store", "out"],
-    "evaluate": ["store", "model*", "out"],
+    "train": ["store*", "out"],
+    "evaluate": ["store*", "model*", "out"],
     "score": ["model", "input*", "out", "tracks*", "variants*", "reference*"],
-    "generate": ["model", "store*", "out"],
+    "generate": ["model", "store*", "state*", "out"],
     "convert": ["model", "out"],
     "bench": ["out*"],
 }

@@ -1,4 +1,4 @@
-"""A model, or the simple baselines, on the test split of a store."""
+"""A model, or the simple baselines, on the test split of a store or a task."""
 
 import time
 from argparse import Namespace
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssm_seq.commands.device import choose_device
+from ssm_seq.commands.evaluate_task import evaluate_task
 from ssm_seq.config import Config, compose, expect_at_least
 from ssm_seq.data.alphabet import Dna
 from ssm_seq.data.store import Store
@@ -31,6 +32,7 @@ from ssm_seq.evaluation.spectrogram import log_mel_statistics
 from ssm_seq.files import write_json
 from ssm_seq.inference import bits_of_windows, classify_windows
 from ssm_seq.models import Classifier, LanguageModel, load_model
+from ssm_seq.tasks import TASKS
 
 
 def run(options: Namespace) -> None:
@@ -39,6 +41,14 @@ def run(options: Namespace) -> None:
     _check_values(config)
     if options.model is None and not options.baselines:
         raise InputError("give the folder of a trained model with --model, or --baselines")
+    if config.task.name in TASKS:
+        if options.baselines:
+            raise InputError(f"task.name={config.task.name}: this task has no simple baselines")
+        model = load_model(options.model, choose_device(config.device))
+        write_json(options.out, evaluate_task(config, model))
+        return
+    if options.store is None:
+        raise InputError(f"task.name={config.task.name}: give the folder of a byte store with --store")
     store = Store.open(options.store)
     if options.baselines:
         result = evaluate_baselines(config, store)

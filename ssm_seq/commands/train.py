@@ -1,4 +1,4 @@
-"""A store -> a model."""
+"""A store, or a task without one -> a model."""
 
 from argparse import Namespace
 
@@ -9,8 +9,9 @@ from ssm_seq.training.loop import train
 
 
 def run(options: Namespace) -> None:
-    """Train the experiment's model on a store, or go on where an earlier run was stopped."""
+    """Train the experiment's model, or go on where an earlier run was stopped."""
     config = compose(options.overrides, options.config_dir)
-    store = Store.open(options.store)
-    store.verify()
+    store = Store.open(options.store) if options.store else None
+    if store:
+        store.verify()
     train(config, store, options.out, choose_device(config.device))

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssm_seq.config import ModelConfig
+from ssm_seq.data.alphabet import LINEAR, MU_LAW
 from ssm_seq.files import whole_directory
 from ssm_seq.models.backbone import Backbone
 
@@ -34,7 +35,7 @@ class Model(nn.Module, ABC):
             alphabet,
             sample_rate,
         )
-        self.backbone = Backbone(config, vocab_size, ordered=sample_rate is not None)
+        self.backbone = Backbone(config, vocab_size, ordered=alphabet in (LINEAR.name, MU_LAW.name))
 
     @abstractmethod
     def forward(self, ids: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:

@@ -7,10 +7,11 @@ batch. They know nothing of models and of training.
 from ssm_seq.config import Config
 from ssm_seq.errors import InputError
 from ssm_seq.tasks.copying import Copying
+from ssm_seq.tasks.fashion_mnist import FashionMnist
 from ssm_seq.tasks.induction import InductionHeads
 from ssm_seq.tasks.task import Example, Task
 
-TASKS = ("copying", "selective_copying", "induction_heads")
+TASKS = ("copying", "selective_copying", "induction_heads", "fashion_mnist")
 
 __all__ = ["TASKS", "Example", "Task", "task_of"]
 
@@ -25,4 +26,6 @@ def task_of(config: Config) -> Task:
             return Copying(task.symbols, task.memorise, scattered=True)
         case "induction_heads":
             return InductionHeads(task.symbols)
+        case "fashion_mnist":
+            return FashionMnist(task.images, task.permuted)
     raise InputError(f"task.name={task.name}: expected one of {', '.join(TASKS)}")

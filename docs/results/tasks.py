@@ -1,0 +1,121 @@
+"""All models of a task on one device, many at a time: NAME_DEVICE.json.
+
+    python docs/results/tasks.py induction_heads --out docs/results/induction_heads_h100.json --jobs 12
+
+The models (points) and seeds are those of config/workflow.yaml; `snakemake results/tasks/NAME/result.json`
+makes the same ones one after another. A small model leaves most of a GPU idle, so here each is a process of
+its own, and all share one device. Stopped by Ctrl-C or after --minutes, it writes down what is finished. The
+figure: python -m ssm_seq.reporting.task_figure FILE.json
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ssm_seq.commands.device import choose_device
+from ssm_seq.commands.evaluate_task import evaluate_task
+from ssm_seq.config import compose
+from ssm_seq.errors import InputError
+from ssm_seq.files import write_json
+from ssm_seq.models import load_model
+from ssm_seq.reporting.task_results import task_result
+from ssm_seq.training import train
+
+ROOT = Path(__file__).parents[2]
+
+
+def work(overrides: list[str], folder: Path) -> None:
+    """Train and evaluate one model, in a process of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("w") as log:
+        os.dup2(log.fileno(), 2)
+    torch.set_num_threads(1)
+    config = compose(overrides, ROOT / "config")
+    device = choose_device(config.device)
+    train(config, None, folder, device)
+    started = time.perf_counter()
+    write_json(folder / "evaluation.json", evaluate_task(config, load_model(folder / "model", device)))
+    print(f"evaluated in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+
+
+def last_lines(folder: Path) -> str:
+    """The newest loss and validation of a run, in a few words."""
+    files = [*folder.glob("checkpoints/*/metrics.jsonl"), *folder.glob("metrics.jsonl")]
+    merged: dict[str, Any] = {}
+    for line in files[0].read_text().splitlines() if files else ():
+        with contextlib.suppress(ValueError):  # half written
+            merged |= json.loads(line)
+    shown = {"step": "d", "seconds": ".0f", "loss": ".2e", "valid_accuracy": ".4f"}
+    return " ".join(f"{name} {merged[name]:{form}}" for name, form in shown.items() if name in merged)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", help="a name under `tasks` in config/workflow.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides of all points")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--points", nargs="+", help="these alone")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of workflow.yaml")
+    parser.add_argument("--jobs", type=int, default=8, help="processes at a time")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--work", type=Path, help="folder of the runs; what is finished there is kept")
+    options = parser.parse_intermixed_args(arguments)
+    described = yaml.safe_load((ROOT / "config/workflow.yaml").read_text())["tasks"][options.task]
+    folder = options.work or Path(tempfile.mkdtemp())
+    jobs = [
+        (point, seed, folder / point / str(seed))
+        for seed in options.seeds or described["seeds"]
+        for point in options.points or described["points"]
+    ]
+    waiting = [job for job in jobs if not (job[2] / "evaluation.json").exists()]
+    running: dict[Path, multiprocessing.Process] = {}
+    context, started, shown = multiprocessing.get_context("fork"), time.monotonic(), time.monotonic()
+    try:
+        while (waiting or running) and time.monotonic() - started < 60 * options.minutes:
+            while waiting and len(running) < options.jobs:
+                point, seed, place = waiting.pop(0)
+                overrides = [f"experiment={options.task}", *described["points"][point].split()]
+                overrides += [f"optim.seed={seed}", *options.overrides]
+                running[place] = context.Process(target=work, args=(overrides, place))
+                running[place].start()
+            time.sleep(0.2)
+            for place, process in list(running.items()):
+                if process.exitcode is not None:
+                    print(f"{place.parent.name} {place.name}: exit code {process.exitcode}", flush=True)
+                    del running[place]
+            if time.monotonic() - shown > 20:
+                shown = time.monotonic()
+                print(f"after {shown - started:.0f} s")
+                for place in running:
+                    print(f"  {place.parent.name} {place.name}: {last_lines(place)}", flush=True)
+    except KeyboardInterrupt:
+        print("stopped")
+    for place, process in running.items():
+        process.terminate()
+        process.join()
+        print(f"unfinished: {place.parent.name} {place.name}: {last_lines(place)}")
+    command = f"python docs/results/tasks.py {options.task} {' '.join(options.overrides)}".strip()
+    try:
+        result = task_result(folder, command, list(described["points"]))
+    except InputError as error:
+        print(error)
+        return 2
+    write_json(options.out, result)
+    for record in result["records"]:
+        print(f"{record['name']}: {record['of_seeds']} {record['training_seconds']} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
