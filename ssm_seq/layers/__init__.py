@@ -3,8 +3,8 @@
 from ssm_seq.layers.bidirectional import Bidirectional, NotCausal
 from ssm_seq.layers.cnn import CNN, CNNState
 from ssm_seq.layers.contract import SequenceLayer, map_state
-from ssm_seq.layers.dss import DSS
-from ssm_seq.layers.ema import EMA
+from ssm_seq.layers.dss import DSS, DSSState
+from ssm_seq.layers.ema import EMA, EMAState
 from ssm_seq.layers.gated import Gated
 from ssm_seq.layers.h3 import H3, H3State
 from ssm_seq.layers.lssl import LSSL, LSSLState
@@ -13,7 +13,6 @@ from ssm_seq.layers.recurrent import GRU, LSTM, GRUState, LSTMState
 from ssm_seq.layers.s4 import S4, S4State
 from ssm_seq.layers.s4d import S4D, S4DState
 from ssm_seq.layers.s5 import S5, S5State
-from ssm_seq.layers.time_invariant import DiagonalState
 from ssm_seq.layers.transformer import Transformer, TransformerState
 
 __all__ = [
@@ -29,7 +28,8 @@ __all__ = [
     "S5",
     "Bidirectional",
     "CNNState",
-    "DiagonalState",
+    "DSSState",
+    "EMAState",
     "GRUState",
     "Gated",
     "H3State",

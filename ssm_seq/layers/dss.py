@@ -1,14 +1,29 @@
 """DSS, the softmax variant (Gupta, Gu & Berant 2022, "Diagonal State Spaces are as Effective as Structured
 State Spaces")."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from ssm_seq.layers.time_invariant import DiagonalLayer, DiagonalState, complex_normal, log_time_steps, modes
+from ssm_seq.kernels import lti_scan
+from ssm_seq.layers.time_invariant import (
+    TimeInvariantLayer,
+    complex_normal,
+    diagonal_step,
+    log_time_steps,
+    modes,
+)
 from ssm_seq.ssm import conjugate_half, nplr
 
 
-class DSS(DiagonalLayer):
+class DSSState(NamedTuple):
+    """x: one of each conjugate pair of states, complex (batch, d_model, d_state / 2)."""
+
+    x: Tensor
+
+
+class DSS(TimeInvariantLayer[DSSState]):
     """K_k = Re sum over n of w_n / lambda_n softmax(dt lambda_n [0, 1, ..., L - 1])_k in each channel.
 
     Proposition 1 (a) of the paper. The softmax over L positions divides exp(dt lambda k) by
@@ -42,11 +57,20 @@ class DSS(DiagonalLayer):
         self.C = complex_normal(d_model, d_state // 2)
         self.register_buffer("horizon", torch.tensor(float(horizon)))
 
-    def system(self) -> tuple[Tensor, Tensor, Tensor]:
+    def ssm(self, u: Tensor, state: DSSState) -> tuple[Tensor, DSSState]:
+        y, x = lti_scan(u, *self._discretise(), initial_state=state.x)
+        return y, DSSState(x)
+
+    def ssm_step(self, u: Tensor, state: DSSState) -> tuple[Tensor, DSSState]:
+        y, x = diagonal_step(u, *self._discretise(), state.x)
+        return y, DSSState(x)
+
+    def _discretise(self) -> tuple[Tensor, Tensor, Tensor]:
+        """log Abar, Bbar and C, complex (d_model, d_state / 2)."""
         A = torch.complex(-torch.exp(self.log_A_real), self.A_imag)
         exponent = torch.exp(self.log_dt)[:, None] * A
         Bbar = torch.expm1(exponent) / (A * torch.expm1(exponent * self.horizon))
-        return exponent, Bbar, 2 * torch.view_as_complex(self.C)
+        return exponent, Bbar, torch.view_as_complex(self.C)
 
     def scale_time_steps(self, rate: float) -> None:
         super().scale_time_steps(rate)
@@ -54,10 +78,10 @@ class DSS(DiagonalLayer):
 
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> DiagonalState:
+    ) -> DSSState:
         dtype = torch.promote_types(dtype or self.D.dtype, torch.complex32)
         x = torch.zeros(batch, *self.A_imag.shape, device=device or self.D.device, dtype=dtype)
-        return DiagonalState(x)
+        return DSSState(x)
 
     def ssm_parameters(self) -> list[nn.Parameter]:
         return [self.log_dt, self.log_A_real, self.A_imag]

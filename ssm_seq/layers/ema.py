@@ -1,15 +1,24 @@
 """The multi-dimensional damped exponential moving average of MEGA, the smallest state space (Ma, Zhou, Kong,
 He, Gui, Neubig, May & Zettlemoyer 2022, "Mega: Moving Average Equipped Gated Attention", section 3.1)."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssm_seq.layers.time_invariant import DiagonalLayer, DiagonalState
+from ssm_seq.kernels import lti_scan
+from ssm_seq.layers.time_invariant import TimeInvariantLayer
 from ssm_seq.ssm.checks import check_size
 
 
-class EMA(DiagonalLayer):
+class EMAState(NamedTuple):
+    """h: (batch, d_model, d_state), real."""
+
+    h: Tensor
+
+
+class EMA(TimeInvariantLayer[EMAState]):
     """h_t = alpha * beta u_t + (1 - alpha * delta) h_(t-1) and y_t = <eta, h_t> in each channel, all real.
 
     alpha and delta in (0, 1) weigh the newest input and damp the past; beta expands a channel to d_state
@@ -26,7 +35,20 @@ class EMA(DiagonalLayer):
         self.beta = nn.Parameter(signs + 0.02 * torch.randn(d_model, d_state))
         self.eta = nn.Parameter(torch.randn(d_model, d_state))
 
-    def system(self) -> tuple[Tensor, Tensor, Tensor]:
+    def ssm(self, u: Tensor, state: EMAState) -> tuple[Tensor, EMAState]:
+        log_Abar, Bbar, C = self._system()
+        # The kernel adds the conjugate of every mode.
+        system = (torch.complex(part, torch.zeros_like(part)) for part in (log_Abar, Bbar, C / 2))
+        y, h = lti_scan(u, *system, initial_state=torch.complex(state.h, torch.zeros_like(state.h)))
+        return y, EMAState(h.real)
+
+    def ssm_step(self, u: Tensor, state: EMAState) -> tuple[Tensor, EMAState]:
+        log_Abar, Bbar, C = self._system()
+        h = torch.exp(log_Abar) * state.h + Bbar * u[..., None]
+        return (C * h).sum(-1), EMAState(h)
+
+    def _system(self) -> tuple[Tensor, Tensor, Tensor]:
+        """log(1 - alpha delta), alpha beta and eta / sqrt(d_state), real (d_model, d_state)."""
         Bbar = torch.sigmoid(self.alpha) * self.beta
         return self._log_Abar(), Bbar, self.eta * self.eta.shape[1] ** -0.5
 
@@ -50,9 +72,9 @@ class EMA(DiagonalLayer):
 
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> DiagonalState:
+    ) -> EMAState:
         device, dtype = device or self.D.device, dtype or self.D.dtype
-        return DiagonalState(torch.zeros(batch, *self.alpha.shape, device=device, dtype=dtype))
+        return EMAState(torch.zeros(batch, *self.alpha.shape, device=device, dtype=dtype))
 
     def ssm_parameters(self) -> list[nn.Parameter]:
         return [self.alpha, self.delta, self.beta]

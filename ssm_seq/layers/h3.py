@@ -6,10 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ssm_seq.kernels import causal_conv1d, causal_conv1d_step
-from ssm_seq.layers.chunked import bank, bank_step
+from ssm_seq.kernels import causal_conv1d, causal_conv1d_step, lti_scan
 from ssm_seq.layers.contract import SequenceLayer, check_chunk
-from ssm_seq.layers.time_invariant import complex_normal, log_time_steps, modes
+from ssm_seq.layers.time_invariant import complex_normal, diagonal_step, log_time_steps, modes
 from ssm_seq.ssm import s4d_lin
 
 
@@ -49,9 +48,8 @@ class H3(SequenceLayer[H3State]):
         with torch.autocast(x.device.type, enabled=False):
             q, k, v = (part.to(self.D.dtype) for part in (q, k, v))
             k, shift = causal_conv1d(k, self.conv1d.weight[:, 0], initial_state=state.shift)
-            kv = k * v
-            y, diagonal = bank(kv, *self._system(), state.x)
-            y = q * (y + self.D * kv)
+            y, diagonal = lti_scan(k * v, *self._system(), self.D, state.x)
+            y = q * y
         return self.out_proj(y), H3State(shift, diagonal)
 
     def step(self, x_t: Tensor, state: H3State) -> tuple[Tensor, H3State]:
@@ -60,15 +58,15 @@ class H3(SequenceLayer[H3State]):
             q, k, v = (part.to(self.D.dtype) for part in (q, k, v))
             shift = state.shift.clone()  # the kernel writes the next state over it
             kv = causal_conv1d_step(shift, k.contiguous(), self.conv1d.weight[:, 0]) * v
-            y, diagonal = bank_step(kv, *self._system(), state.x)
+            y, diagonal = diagonal_step(kv, *self._system(), state.x)
             y = q * (y + self.D * kv)
         return self.out_proj(y), H3State(shift, diagonal)
 
     def _system(self) -> tuple[Tensor, Tensor, Tensor]:
-        """dt A, Bbar and 2 C of the diagonal system, complex (d_model, d_state / 2)."""
+        """dt A, Bbar and C of the diagonal system, complex (d_model, d_state / 2)."""
         A = torch.complex(-torch.exp(self.log_A_real), self.A_imag)
         exponent = torch.exp(self.log_dt)[:, None] * A
-        return exponent, torch.expm1(exponent) / A, 2 * torch.view_as_complex(self.C)
+        return exponent, torch.expm1(exponent) / A, torch.view_as_complex(self.C)
 
     def scale_time_steps(self, rate: float) -> None:
         raise ValueError("H3: its short convolution weighs single samples, it is tied to their rate")

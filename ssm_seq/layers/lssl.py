@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ssm_seq.layers.chunked import WIDTH, in_blocks
+from ssm_seq.layers.blocks import in_blocks
 from ssm_seq.layers.time_invariant import TimeInvariantLayer, log_time_steps
-from ssm_seq.ssm import hippo, kernel_by_doubling
+from ssm_seq.ssm import hippo
 
 
 class LSSLState(NamedTuple):
@@ -25,8 +25,8 @@ class LSSL(TimeInvariantLayer[LSSLState]):
     so, HiPPO-LegS among them, and none of them grows, whatever is learned. (The paper keeps its learned A
     tridiagonal up to scaling, for speed in theory; it does not keep it stable.)
 
-    The convolution's kernel comes from the Krylov matrix [B, Abar B, Abar^2 B, ...] (section 3.2) for a block
-    of positions; O(d_state^2) operations for each channel and position of the kernel, and for each step.
+    The convolution's kernel comes from the Krylov matrix [Bbar, Abar Bbar, Abar^2 Bbar, ...] (section 3.2) up
+    to the length of a block; between blocks, and in steps, the state is multiplied by a dense matrix.
 
     hippo_init: A and B of HiPPO-LegS; otherwise random ones of the same form.
     """
@@ -49,26 +49,20 @@ class LSSL(TimeInvariantLayer[LSSLState]):
             B = torch.randn(d_state, 1, dtype=torch.float64)
         count = d_model if per_channel else 1
         self.W, self.K, self.B = (nn.Parameter(part.float().repeat(count, 1, 1)) for part in (W, K, B))
-        self.C = nn.Parameter(torch.randn(d_model, 1, d_state))
+        self.C = nn.Parameter(torch.randn(d_model, d_state))
         self.log_dt = log_time_steps(d_model, dt_min, dt_max)
 
     def ssm(self, u: Tensor, state: LSSLState) -> tuple[Tensor, LSSLState]:
-        Abar, Bbar = self._discretise()
-        width = min(WIDTH, u.shape[1])
-        identity = torch.eye(Abar.shape[-1], dtype=Abar.dtype, device=Abar.device)
-        into = kernel_by_doubling(Abar, Bbar, identity, width)[..., 0].mT  # Abar^k Bbar, (d_model, N, width)
-        out_of = kernel_by_doubling(Abar.mT, Abar.mT @ self.C.mT, identity, width)[..., 0].mT
-        kernel = (self.C @ into)[:, 0]
-        y, x = in_blocks(u, kernel, into, out_of, lambda *block: self._carry(Abar, *block), state.x)
+        y, x = in_blocks(u, *self._discretise(), self.C.double(), state.x)
         return y, LSSLState(x)
 
     def ssm_step(self, u: Tensor, state: LSSLState) -> tuple[Tensor, LSSLState]:
-        Abar, Bbar = self._discretise()
-        x = (Abar @ state.x[..., None])[..., 0] + Bbar[..., 0] * u[..., None]
-        return (self.C[:, 0] * x).sum(-1), LSSLState(x)
+        Abar, Bbar = (part.to(u.dtype) for part in self._discretise())
+        x = (Abar @ state.x[..., None])[..., 0] + Bbar * u[..., None]
+        return (self.C * x).sum(-1), LSSLState(x)
 
     def _discretise(self) -> tuple[Tensor, Tensor]:
-        """(I - dt/2 A)^-1 (I + dt/2 A) and (I - dt/2 A)^-1 dt B, (d_model, N, N) and (d_model, N, 1).
+        """(I - dt/2 A)^-1 (I + dt/2 A) and (I - dt/2 A)^-1 dt B, (d_model, N, N) and (d_model, N).
 
         In float64: HiPPO matrices are skewed, and what the inverse loses every later step would repeat.
         Without the checks of `ssm_seq.ssm.bilinear`, which find eigenvalues: this A is stable.
@@ -77,24 +71,14 @@ class LSSL(TimeInvariantLayer[LSSLState]):
         A, dt = K - K.mT - W @ W.mT, torch.exp(dt)[:, None, None]
         identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
         both = torch.cat([identity + dt / 2 * A, dt * B.expand(len(dt), -1, -1)], dim=-1)
-        both = torch.linalg.solve(identity - dt / 2 * A, both).to(self.D.dtype)
-        return both[..., :-1], both[..., -1:]
-
-    @staticmethod
-    def _carry(Abar: Tensor, ends: Tensor, x: Tensor, width: int) -> Tensor:
-        """The state after each block, one after another."""
-        power, states = torch.linalg.matrix_power(Abar, width), []
-        for end in ends.unbind(1):
-            x = (power @ x[..., None])[..., 0] + end
-            states.append(x)
-        return torch.stack(states, dim=1)
+        both = torch.linalg.solve(identity - dt / 2 * A, both)
+        return both[..., :-1], both[..., -1]
 
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> LSSLState:
-        d_model, _, d_state = self.C.shape
         device, dtype = device or self.D.device, dtype or self.D.dtype
-        return LSSLState(torch.zeros(batch, d_model, d_state, device=device, dtype=dtype))
+        return LSSLState(torch.zeros(batch, *self.C.shape, device=device, dtype=dtype))
 
     def ssm_parameters(self) -> list[nn.Parameter]:
         return [self.log_dt, self.W, self.K, self.B]

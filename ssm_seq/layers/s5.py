@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssm_seq.layers.chunked import scan
+from ssm_seq.layers.scan import scan
 from ssm_seq.layers.time_invariant import TimeInvariantLayer, log_time_steps
 from ssm_seq.ssm import conjugate_half, nplr
 

@@ -5,13 +5,11 @@ y = GLU(W GELU(SSM(u) + D u)), as in S4 and S4D: so layers differ, and can be co
 
 import math
 from abc import abstractmethod
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssm_seq.layers.chunked import bank, bank_step
 from ssm_seq.layers.contract import SequenceLayer, State, check_chunk
 
 
@@ -50,26 +48,10 @@ class TimeInvariantLayer(SequenceLayer[State]):
         return F.glu(self.out_proj(y), dim=-1), state
 
 
-class DiagonalState(NamedTuple):
-    """x: (batch, d_model, N), complex with one of each conjugate pair, or real."""
-
-    x: Tensor
-
-
-class DiagonalLayer(TimeInvariantLayer[DiagonalState]):
-    """A diagonal system with one input and one output in each channel."""
-
-    @abstractmethod
-    def system(self) -> tuple[Tensor, Tensor, Tensor]:
-        """log Abar, Bbar and C of y_k = Re <C, x_k>, (d_model, N) each, real or complex."""
-
-    def ssm(self, u: Tensor, state: DiagonalState) -> tuple[Tensor, DiagonalState]:
-        y, x = bank(u, *self.system(), state.x)
-        return y, DiagonalState(x)
-
-    def ssm_step(self, u: Tensor, state: DiagonalState) -> tuple[Tensor, DiagonalState]:
-        y, x = bank_step(u, *self.system(), state.x)
-        return y, DiagonalState(x)
+def diagonal_step(u: Tensor, exponent: Tensor, Bbar: Tensor, C: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """One position of `ssm_seq.kernels.lti_scan`: u (batch, d_model), complex x (batch, d_model, pairs)."""
+    x = torch.exp(exponent) * x + Bbar * u[..., None]
+    return 2 * (C * x).real.sum(-1), x
 
 
 def log_time_steps(count: int, dt_min: float, dt_max: float) -> nn.Parameter:

@@ -18,7 +18,7 @@ def test_agrees_with_the_equations():
     for t in range(80):
         h = alpha * (layer.beta * x[:, t, :, None]) + (1 - alpha * delta) * h
         torch.testing.assert_close(y[:, t], (layer.eta / 2 * h).sum(-1), rtol=1e-10, atol=1e-11)
-    torch.testing.assert_close(final.x, h, rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(final.h, h, rtol=1e-10, atol=1e-11)
 
 
 def test_with_one_state_it_is_the_smallest_ssm():
@@ -44,8 +44,8 @@ def test_weights_at_their_limits_stay_finite(logit):
         layer.alpha.fill_(logit)
         layer.delta.fill_(logit)
     y, state = layer(torch.randn(1, 90, 2))
-    (y.sum() + state.x.sum()).backward()
-    assert y.isfinite().all() and state.x.isfinite().all()
+    (y.sum() + state.h.sum()).backward()
+    assert y.isfinite().all() and state.h.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
 
 

@@ -17,7 +17,7 @@ def lssl_by_hand(layer, x):
     channels = []
     for h, dt in enumerate(layer.log_dt.exp()):
         A, B = (part[h if len(part) > 1 else 0] for part in (state_matrix(layer), layer.B))
-        system = System(*bilinear(A, B, dt), layer.C[h])
+        system = System(*bilinear(A, B, dt), layer.C[h : h + 1])
         channels.append(recurrent(system, x[..., h : h + 1])[0])
     y = F.gelu(torch.cat(channels, dim=-1) + layer.D * x)
     a, b = layer.out_proj(y).chunk(2, dim=-1)
@@ -48,7 +48,7 @@ def test_is_the_system_of_s4():
     s4, lssl = S4(5, d_state=16).double(), LSSL(5, d_state=16).double()
     V = conjugate_half(nplr("legs", 16)).V
     shared = {name: getattr(s4, name) for name in ("D", "log_dt")}
-    lssl.load_state_dict(shared | {"C": 2 * (torch.view_as_complex(s4.C) @ V.mH).real[:, None]}, strict=False)
+    lssl.load_state_dict(shared | {"C": 2 * (torch.view_as_complex(s4.C) @ V.mH).real}, strict=False)
     lssl.out_proj = s4.out_proj
     x = torch.randn(2, 90, 5, dtype=torch.float64)
     torch.testing.assert_close(lssl(x)[0], s4(x)[0], rtol=1e-5, atol=1e-6)

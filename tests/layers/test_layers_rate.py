@@ -86,9 +86,9 @@ def test_ema_is_transferred_exactly():
     torch.manual_seed(0)
     layer = EMA(3, 4).double()
     for rate in (0.3, 2.5):
-        log_Abar, Bbar, _ = layer.system()
+        log_Abar, Bbar, _ = layer._system()
         Abar, expected = transfer(Diagonal(torch.exp(log_Abar)), Bbar[..., None], rate)
-        log_Abar, Bbar, _ = layer.resampled(rate).system()
+        log_Abar, Bbar, _ = layer.resampled(rate)._system()
         torch.testing.assert_close(torch.exp(log_Abar), Abar.Lambda, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(Bbar, expected[..., 0], rtol=1e-10, atol=1e-12)
 
