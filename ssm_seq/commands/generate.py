@@ -5,14 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 
 from ssm_seq.commands.device import choose_device
 from ssm_seq.config import GenerateConfig, compose, expect_at_least
-from ssm_seq.data.alphabet import Bytes, Sound, alphabet
+from ssm_seq.data.alphabet import Alphabet, Bytes, Sound, alphabet
 from ssm_seq.data.store import Store
 from ssm_seq.errors import InputError
 from ssm_seq.files import whole_directory, write_json
-from ssm_seq.inference import Generated, generate
+from ssm_seq.inference import Engine, Generated, Rule, State, engine, generate
+from ssm_seq.inference.score_store import PRECISIONS
+from ssm_seq.inference.stream import inference
 from ssm_seq.models import LanguageModel, load_model
 
 _LINE = 80
@@ -24,18 +27,52 @@ def run(options: Namespace) -> None:
     if config.generate.length < 1:
         raise InputError("generate.length: expected the number of positions to generate, for example 16000")
     expect_at_least(config, {"generate.prompt_length": 0, "generate.seed": 0})
+    wanted = config.generate
+    rule = _rule(wanted)
+    if options.state and wanted.prompt_length:
+        raise InputError("generate.prompt_length: a state knows its past; leave out the prompt or --state")
     model = load_model(options.model, choose_device(config.device))
     if not isinstance(model, LanguageModel):
         raise InputError(f"{options.model}: this is a classifier; only a language model generates")
-    alphabet(model.alphabet)  # one without letters is refused before the work
+    letters = alphabet(model.alphabet)  # one without letters is refused before the work
+    stop = [_stop(text, letters) for text in wanted.stop]
+    run_by = _engine(model, wanted.precision)
     prompt, origin = np.empty(0, np.uint8), None
-    if config.generate.prompt_length:
-        prompt, origin = read_prompt(options.store, config.generate.prompt_length)
-    wanted = config.generate
-    made = generate(model, prompt, wanted.length, wanted.temperature, wanted.top_p, wanted.seed, wanted.count)
+    if options.state:
+        prompt = State.load(options.state, model)
+    elif wanted.prompt_length:
+        prompt, origin = read_prompt(options.store, wanted.prompt_length)
+    made = generate(model, prompt, wanted.length, rule, wanted.seed, wanted.count, stop, run_by)
     with whole_directory(options.out, "generated.json") as folder:
-        write_sequences(folder, made.ids, model)
+        ids = [row[:length] for row, length in zip(made.ids, made.lengths, strict=True)]
+        write_sequences(folder, ids, model)
+        if wanted.state:
+            made.state.save(folder / "state.safetensors", model)
         write_json(folder / "generated.json", description(wanted, made, origin))
+
+
+def _rule(wanted: GenerateConfig) -> Rule:
+    try:
+        return Rule(wanted.temperature, wanted.top_k, wanted.top_p, wanted.min_p)
+    except ValueError as error:
+        raise InputError(f"generate.{error}") from None
+
+
+def _stop(text: str, letters: Alphabet) -> list[int]:
+    if isinstance(letters, Sound):
+        raise InputError(f"generate.stop={text}: a model of sound has no letters to stop at")
+    try:
+        return letters.encode(text.encode()).tolist()
+    except InputError as error:
+        raise InputError(f"generate.stop={text}: {error}") from None
+
+
+def _engine(model: LanguageModel, precision: str) -> Engine:
+    if precision not in PRECISIONS:
+        raise InputError(f"generate.precision={precision}: expected {', '.join(PRECISIONS)}")
+    rounded = precision == "bfloat16" and model.head.weight.is_cuda
+    with inference(model):
+        return engine(model, torch.bfloat16 if rounded else None)
 
 
 def read_prompt(path: Path | None, length: int) -> tuple[Bytes, str]:
@@ -54,8 +91,8 @@ def read_prompt(path: Path | None, length: int) -> tuple[Bytes, str]:
     raise InputError(f"{path}: no test record is {length} positions long (generate.prompt_length)")
 
 
-def write_sequences(folder: Path, ids: Bytes, model: LanguageModel) -> None:
-    """ids (count, length) as 16-bit mono WAV files, or as the records of one FASTA file."""
+def write_sequences(folder: Path, ids: list[Bytes], model: LanguageModel) -> None:
+    """ids, one array an item, as 16-bit mono WAV files, or as the records of one FASTA file."""
     letters = alphabet(model.alphabet)
     if isinstance(letters, Sound):
         for number, sequence in enumerate(ids):
@@ -74,6 +111,7 @@ def description(wanted: GenerateConfig, made: Generated, origin: str | None) -> 
     return {
         "prompt": origin,
         **vars(wanted),
+        "lengths": made.lengths.tolist(),
         "seconds": made.seconds,
         "steps_per_second": made.steps_per_second,
     }

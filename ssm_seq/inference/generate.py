@@ -1,127 +1,183 @@
-"""Sampling from a language model, one position after another in recurrent mode."""
+"""Sampling from a language model, one position after another in recurrent mode.
+
+An item's ids depend on the model, the prompt, the rule, the seed and the item's number: not on how many items
+there are, and not on where a run is cut in two by a saved state.
+"""
 
 import time
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ssm_seq.errors import InputError
+from ssm_seq.inference.draws import uniform
+from ssm_seq.inference.engine import Engine, engine
 from ssm_seq.inference.progress import progress_bar
+from ssm_seq.inference.state import State, concatenate
 from ssm_seq.inference.stream import Ids, carry, inference
-from ssm_seq.layers import map_state
+from ssm_seq.kernels.decode import Rule
 from ssm_seq.models import LanguageModel
 
 PROMPT_CHUNK = 4096
-_BEAT = 256  # steps between two updates of the progress bar
-_WORTH_THREADS = 2**22  # multiplications of one projection; below, waking threads costs more than they save
+STEPS = 512  # in one call of an engine; behind a stop they are in vain
+_DRAWN = "drawn"  # a state's note: how many ids each row has drawn so far
 
 
 @dataclass(frozen=True)
 class Generated:
-    """ids: (count, length) uint8 (int64 with more than 256 ids), without the prompt; seconds: for all steps,
-    the prompt excluded."""
+    """ids: (items, length) uint8 (int64 with more than 256 ids), without the prompt, 0 behind an item's end.
+    lengths: (items,), to where each item went. state: after each item's last id, with notes for `generate` to
+    go on from it. seconds: for all steps, the prompt excluded."""
 
     ids: Ids
+    lengths: NDArray[np.int64]
+    state: State
     seconds: float
-    steps_per_second: float
+
+    @property
+    def steps_per_second(self) -> float:
+        return float(self.lengths.max()) / self.seconds
 
 
 def generate(
     model: LanguageModel,
-    prompt: Ids,
+    prompt: Ids | State,
     length: int,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
+    rule: Rule | None = None,
     seed: int = 0,
     count: int = 1,
+    stop: Sequence[Sequence[int]] = (),
+    run_by: Engine | None = None,
 ) -> Generated:
-    """Continue `prompt` (positions,) uint8, `count` times, by `length` positions each.
+    """Continue each prompt `count` times, by `length` positions at most.
 
-    Without a prompt the first position is drawn uniformly. temperature 0 takes the likeliest id; top_p draws
-    from the smallest set of ids that holds this much probability. Item i draws from a random stream made of
-    (seed, i), whatever the other items are.
+    Args:
+        prompt: (positions,) or (batch, positions) ids; or a state with logits, of this function, of
+            `read_prompt` or loaded. Without positions the first id is drawn uniformly.
+        rule: how ids are drawn; `Rule()` if None.
+        seed: 0 to 2^64 - 1. Item i draws from a random stream made of (seed, i), whatever the others are;
+            items are prompts times count, the continuations of one prompt beside each other.
+        stop: sequences of ids; an item ends behind the first that it generates.
+        run_by: the model's engine, made for this call if None.
 
     Raises:
-        InputError: a value out of its range.
+        InputError: a value out of its range, an id that the model does not have, a state without logits.
     """
-    _check(length, count, temperature, top_p, seed)
-    device = next(model.parameters()).device
-    draws = torch.stack([_uniform(seed, item, length) for item in range(count)]).to(device)
-    ids = torch.empty(
-        count, length, dtype=torch.uint8 if model.vocab_size <= 256 else torch.int64, device=device
-    )
-    with inference(model), _threads(model, count), progress_bar() as bar:
-        logits, state = _read(model, prompt, count)
+    if length < 1 or count < 1:
+        name, value = ("length", length) if length < 1 else ("count", count)
+        raise InputError(f"generate.{name}={value}: expected a positive whole number")
+    if not 0 <= seed < 2**64:
+        raise InputError(f"generate.seed={seed}: expected 0 to 2^64 - 1")
+    for sequence in stop:
+        if not len(sequence):
+            raise InputError("generate.stop: expected sequences of at least one id")
+        _check_ids(np.asarray(sequence), model, "generate.stop")
+    with inference(model), progress_bar() as bar:
+        state = prompt if isinstance(prompt, State) else read_prompt(model, prompt)
+        if state.logits is None:
+            raise InputError(
+                "the state has no logits to draw the next id from; it was not made to go on from"
+            )
+        if count > 1:
+            state = state.select(np.repeat(np.arange(state.batch), count).tolist())
+        run_by = run_by or engine(model)
         task = bar.add_task("steps", total=length)
         start = time.perf_counter()
-        for t in range(length):
-            chosen = _sample(logits, draws[:, t], temperature, top_p)
-            ids[:, t] = chosen
-            if t + 1 < length:
-                logits, state = model.step(chosen, state)
-            if t % _BEAT == _BEAT - 1:
-                bar.advance(task, _BEAT)
-        result = ids.cpu().numpy()
+        walk = _Walk(run_by, state, rule or Rule(), seed, [np.asarray(sequence) for sequence in stop], length)
+        for first in range(0, length, STEPS):
+            if len(walk.going):
+                walk.on(first, min(STEPS, length - first))
+            bar.advance(task, STEPS)
+        state = walk.end()
         seconds = time.perf_counter() - start
-    return Generated(result, seconds, length / seconds)
+    ids = walk.ids.astype(np.uint8) if model.vocab_size <= 256 else walk.ids
+    return Generated(ids, walk.lengths, state, seconds)
 
 
-def _read(model: LanguageModel, prompt: Ids, count: int) -> tuple[Tensor, tuple]:
-    """Logits (count, vocab_size) for the first position, and the state."""
-    if not len(prompt):
-        uniform = model.head.weight.new_zeros(count, model.vocab_size)
-        return uniform, model.initial_state(count)
-    pieces = (prompt[None, start : start + PROMPT_CHUNK] for start in range(0, len(prompt), PROMPT_CHUNK))
-    _, logits, state = deque(carry(model, pieces), maxlen=1).pop()
-    return logits[:, -1].expand(count, -1), map_state(lambda part: part.expand(count, *part.shape[1:]), state)
+def read_prompt(model: LanguageModel, prompt: Ids) -> State:
+    """The state, with logits, after ids (positions,) or (batch, positions) of one length.
+
+    Each row is read by itself: its bits don't depend on the others.
+
+    Raises:
+        InputError: an id that the model does not have.
+    """
+    _check_ids(prompt, model, "prompt")
+    rows = np.atleast_2d(prompt)
+    if not rows.shape[1]:
+        logits = model.head.weight.new_zeros(len(rows), model.vocab_size)
+        return State(
+            model.initial_state(len(rows)), logits.to(torch.promote_types(logits.dtype, torch.float32))
+        )
+    states = []
+    with inference(model):
+        for row in rows:
+            pieces = (row[None, start : start + PROMPT_CHUNK] for start in range(0, len(row), PROMPT_CHUNK))
+            for _, logits, parts in carry(model, pieces):
+                last = State(parts, logits[:, -1])
+            states.append(last.clone())  # not a view of the logits of all positions
+    return concatenate(states)
 
 
-def _sample(logits: Tensor, draws: Tensor, temperature: float, top_p: float) -> Tensor:
-    """One id for each row of logits (count, vocab_size), by inverting its distribution at draws (count,)."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    probabilities = torch.softmax(logits.double() / temperature, dim=-1)
-    if top_p < 1:
-        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = torch.where(before < top_p, probabilities, 0)
-    cumulative = probabilities.cumsum(-1)
-    place = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
-    place = place.clamp(max=logits.shape[1] - 1)  # a draw just below 1 may round up to the sum
-    return (order.gather(1, place) if top_p < 1 else place)[:, 0]
+class _Walk:
+    """Items on their way. ids (items, length), lengths (items,); going: the items that have not ended."""
+
+    def __init__(
+        self, run_by: Engine, state: State, rule: Rule, seed: int, stop: list[NDArray], length: int
+    ) -> None:
+        self.ids = np.zeros((state.batch, length), np.int64)
+        self.lengths, self.going = np.full(state.batch, length), np.arange(state.batch)
+        self._engine, self._rule, self._seed, self._stop = run_by, rule, seed, stop
+        self._device = state.logits.device
+        self._drawn = np.array(state.notes.get(_DRAWN, [0] * state.batch))  # before the first id here
+        self._state, self._ended = State(state.parts, state.logits), {}
+
+    def on(self, first: int, steps: int) -> None:
+        """All items that have not ended, from their `first` id by so many steps, or to their ends."""
+        items = torch.tensor(self.going, device=self._device)[:, None]
+        places = torch.tensor(self._drawn[self.going] + first, device=self._device)[:, None]
+        draws = uniform(self._seed, items, places + torch.arange(steps, device=self._device))
+        ids, after = self._engine.run(self._state, draws, self._rule)
+        self.ids[self.going, first : first + steps] = ids.cpu().numpy()
+        if not self._stop:
+            self._state = after
+            return
+        left = []
+        for row, item in enumerate(self.going.tolist()):
+            end = self._end_of(self.ids[item, : first + steps], first)
+            if end is None:
+                left.append(row)
+                continue
+            self.ids[item, end:], self.lengths[item] = 0, end
+            # The same steps give the same bits: the state there is computed once more, no further than it.
+            before = self._state.select([row])
+            _, self._ended[item] = self._engine.run(before, draws[[row], : end - first], self._rule)
+        self._state, self.going = after.select(torch.tensor(left, dtype=torch.int64)), self.going[left]
+
+    def end(self) -> State:
+        """The states of all items, each after its last id."""
+        notes = {_DRAWN: (self._drawn + self.lengths).tolist()}
+        if not self._ended:
+            return replace(self._state, notes=notes)
+        rows = {item: self._state.select([row]) for row, item in enumerate(self.going.tolist())} | self._ended
+        return replace(concatenate([rows[item] for item in range(len(rows))]), notes=notes)
+
+    def _end_of(self, ids: NDArray[np.int64], known: int) -> int | None:
+        """Behind the first sequence to stop at, that ends behind `known`."""
+        ends = []
+        for sequence in self._stop:
+            start = max(known - len(sequence) + 1, 0)
+            if len(ids) - start >= len(sequence):
+                windows = np.lib.stride_tricks.sliding_window_view(ids[start:], len(sequence))
+                found = np.flatnonzero((windows == sequence).all(1))
+                ends += (start + len(sequence) + found[:1]).tolist()
+        return min(ends, default=None)
 
 
-def _uniform(seed: int, item: int, length: int) -> Tensor:
-    """The item's draws for all its steps, float64 (length,) in [0, 1)."""
-    mixed: NDArray[np.uint64] = np.random.SeedSequence([seed, item]).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(mixed[0] >> np.uint64(1)))
-    return torch.rand(length, generator=generator, dtype=torch.float64)
-
-
-@contextmanager
-def _threads(model: LanguageModel, count: int) -> Iterator[None]:
-    """One thread for small steps on the CPU: with several a step took up to ten times as long."""
-    threads = torch.get_num_threads()
-    if count * model.config.d_model**2 * model.config.expand < _WORTH_THREADS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _check(length: int, count: int, temperature: float, top_p: float, seed: int) -> None:
-    for name, value in (("length", length), ("count", count)):
-        if value < 1:
-            raise InputError(f"generate.{name}={value}: expected a positive whole number")
-    for name, value in (("temperature", temperature), ("seed", seed)):
-        if value < 0:
-            raise InputError(f"generate.{name}={value}: expected 0 or more")
-    if not 0 < top_p <= 1:
-        raise InputError(f"generate.top_p={top_p}: expected more than 0 and at most 1")
+def _check_ids(ids: Ids, model: LanguageModel, name: str) -> None:
+    if ids.size and not 0 <= ids.min() <= ids.max() < model.vocab_size:
+        wrong = ids[(ids < 0) | (ids >= model.vocab_size)].flat[0]
+        raise InputError(f"{name}: there is no id {wrong}, the model has 0 to {model.vocab_size - 1}")

@@ -95,6 +95,34 @@ def test_generate_dna_as_fasta(models):
     assert len("".join(lines)) == 100 and len(lines[0]) == 80
 
 
+def fasta(path):
+    """The sequences of a FASTA file."""
+    return ["".join(part.split("\n")[1:]) for part in path.read_text().split(">")[1:]]
+
+
+def test_generate_goes_on_from_the_state_that_it_left(models):
+    command = ["generate", "--model", f"{models}/dna", "generate.seed=7"]
+    for more in (
+        ["--out", f"{models}/whole", "generate.length=50", "generate.count=2"],
+        ["--out", f"{models}/first", "generate.length=20", "generate.count=2", "generate.state=true"],
+        ["--out", f"{models}/second", "generate.length=30", "--state", f"{models}/first/state.safetensors"],
+    ):
+        assert main([*command, *more]) == 0
+    first, second, whole = (fasta(models / f"{name}/generated.fa") for name in ("first", "second", "whole"))
+    assert [a + b for a, b in zip(first, second, strict=True)] == whole
+    assert not (models / "whole/state.safetensors").exists()
+
+
+def test_generate_stops_behind_letters(models):
+    command = ["generate", "--model", f"{models}/dna", "--out", f"{models}/made", "generate.length=300"]
+    assert main([*command, "generate.count=3", "generate.stop=[AC,G]", "generate.top_k=4"]) == 0
+    made = fasta(models / "made/generated.fa")
+    about = json.loads((models / "made/generated.json").read_text())
+    assert about["lengths"] == [len(text) for text in made] and max(about["lengths"]) < 300
+    assert all(text.endswith(("AC", "G")) for text in made)
+    assert not any("AC" in text[:-1] or "G" in text[:-1] for text in made)
+
+
 @pytest.mark.parametrize(
     "command, expected",
     [
@@ -103,6 +131,15 @@ def test_generate_dna_as_fasta(models):
         (["generate", "--model", "{m}/dna_classifier", "generate.length=3"], "classifier"),
         (["generate", "--model", "{m}/sound", "generate.length=3", "generate.prompt_length=3"], "--store"),
         (LONG_PROMPT, "no test record is 300 positions long"),
+        ([*PROMPTED, "generate.prompt_length=3", "--state", "{m}/x"], "a state knows its past"),
+        ([*PROMPTED, "--state", "{m}/x"], "no such file; expected a saved state"),
+        ([*PROMPTED, "generate.stop=[A]"], "no letters"),
+        ([*PROMPTED, "generate.top_p=0"], "generate.top_p=0.0: expected more than 0"),
+        ([*PROMPTED, "generate.precision=int8"], "generate.precision=int8: expected bfloat16, float32"),
+        (
+            ["generate", "--model", "{m}/dna", "generate.length=3", "generate.stop=[AZ]"],
+            "'Z' is not in the dna",
+        ),
     ],
 )
 def test_refusals_are_one_sentence_and_leave_nothing(models, capsys, command, expected):
