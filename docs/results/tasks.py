@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of workflow.yaml")
     parser.add_argument("--jobs", type=int, default=8, help="processes at a time")
     parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--commit", help="what is measured, where it is not git's HEAD")
     parser.add_argument("--work", type=Path, help="folder of the runs; what is finished there is kept")
     options = parser.parse_intermixed_args(arguments)
     described = yaml.safe_load((ROOT / "config/workflow.yaml").read_text())["tasks"][options.task]
@@ -111,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(error)
         return 2
+    if options.commit:
+        result["commit"] = options.commit
     write_json(options.out, result)
     for record in result["records"]:
         print(f"{record['name']}: {record['of_seeds']} {record['training_seconds']} s")
