@@ -178,7 +178,7 @@ class _Walks:
             walk_kernel, (self._blocks() * ceil_div(self.channels, CHANNELS),), arguments,
             CHANNELS=self.channels, PAIRS=self.pairs,
             V_ROW=v.stride(1), W_ROW=0 if w is None else w.stride(1),
-            REVERSE=reverse, ENDS=ends, PRECISION="tf32x3" if v.dtype == torch.float32 else "tf32",
+            REVERSE=reverse, ENDS=ends, WHOLE=v.dtype == torch.float32,
             SIZE=CHUNK, ROWS=ROWS, CHANNELS_=CHANNELS, PAIRS_=max(16, next_power_of_2(self.pairs)),
             num_warps=CHANNELS,
         )  # fmt: skip

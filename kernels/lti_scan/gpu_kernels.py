@@ -38,12 +38,31 @@ def _matrix(source, c, p, t, mask, PAIRS: tl.constexpr, SIZE: tl.constexpr):
     return tl.load(place, mask=mask, other=0.0), tl.load(place + 1, mask=mask, other=0.0)
 
 
+@triton.jit
+def _high(x):
+    """What tensor cores see of float32: its first 11 bits."""
+    return (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _dot(a, b, total, WHOLE: tl.constexpr):
+    """total + a b; WHOLE: to float32's precision, from three products of halves."""
+    if WHOLE:
+        a_high = _high(a)
+        b_high = _high(b)
+        total = tl.dot(a - a_high, b_high, total, input_precision="tf32")
+        total = tl.dot(a_high, b - b_high, total, input_precision="tf32")
+        return tl.dot(a_high, b_high, total, input_precision="tf32")
+    else:
+        return tl.dot(a, b, total, input_precision="tf32")
+
+
 @triton.jit(do_not_specialize=["length", "batch", "rows", "long", "chunks"])
 def walk_kernel(
     v, w, lags, into, out, decay, states, y, collected, weighted, correlation,
     length, batch, rows, long, chunks,
     CHANNELS: tl.constexpr, PAIRS: tl.constexpr, V_ROW: tl.constexpr, W_ROW: tl.constexpr,
-    REVERSE: tl.constexpr, ENDS: tl.constexpr, PRECISION: tl.constexpr,
+    REVERSE: tl.constexpr, ENDS: tl.constexpr, WHOLE: tl.constexpr,
     SIZE: tl.constexpr, ROWS: tl.constexpr, CHANNELS_: tl.constexpr, PAIRS_: tl.constexpr,
 ):  # fmt: skip
     """Walk through v (batch, length, CHANNELS) and leave what there is a place for.
@@ -135,16 +154,16 @@ def walk_kernel(
             other = ahead_w
             ahead_w = _tile(w, start_w, time, begin, end, c, in_c, W_ROW)
             across = tl.permute(other, (0, 2, 1))
-            sum_re = tl.dot(x_re, across, sum_re, input_precision=PRECISION)
-            sum_im = tl.dot(x_im, across, sum_im, input_precision=PRECISION)
+            sum_re = _dot(x_re, across, sum_re, WHOLE)
+            sum_im = _dot(x_im, across, sum_im, WHOLE)
             later_re += sum_re
             later_im += sum_im
             if correlation is not None:
-                pairs_of_times = tl.dot(value, across, pairs_of_times, input_precision=PRECISION)
+                pairs_of_times = _dot(value, across, pairs_of_times, WHOLE)
         if y is not None:
-            result = tl.dot(within, value, input_precision=PRECISION)
-            result = tl.dot(out_re, x_re, result, input_precision=PRECISION)
-            result = tl.dot(out_im, x_im, result, input_precision=PRECISION)
+            result = _dot(within, value, tl.zeros((CHANNELS_, SIZE, ROWS), tl.float32), WHOLE)
+            result = _dot(out_re, x_re, result, WHOLE)
+            result = _dot(out_im, x_im, result, WHOLE)
             inside = (now >= begin) & (now < end)
             place = y + ((sequence * length)[None, :] + now)[None, :, :] * CHANNELS + c
             tl.store(place, result.to(y.dtype.element_ty), mask=in_c & inside[None, :, :])
@@ -154,8 +173,8 @@ def walk_kernel(
         else:
             new_re = a_re * x_re - a_im * x_im + (b_re * x_re - b_im * x_im)
             new_im = a_re * x_im + a_im * x_re + (b_re * x_im + b_im * x_re)
-        x_re = tl.dot(into_re, value, new_re, input_precision=PRECISION)
-        x_im = tl.dot(into_im, value, new_im, input_precision=PRECISION)
+        x_re = _dot(into_re, value, new_re, WHOLE)
+        x_im = _dot(into_im, value, new_im, WHOLE)
 
     if ENDS:
         tl.store(state, x_re, mask=in_state)
