@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 import ssm_seq
-from ssm_seq.benchmark import cases
+from ssm_seq.benchmark import cases, s4_kernel, score
 from ssm_seq.benchmark.against_transformers import measure_against_transformers
 from ssm_seq.benchmark.first_call import CASES as FIRST_CALLS
 from ssm_seq.benchmark.first_call import measure_first_calls
@@ -30,6 +30,8 @@ from ssm_seq.commands.device import choose_device
 from ssm_seq.errors import InputError
 from ssm_seq.files import write_json
 from ssm_seq.training.run_record import git_commit, processor
+
+ON_GPU_ALONE = ("first_call", "score")
 
 
 class Job(NamedTuple):
@@ -47,8 +49,9 @@ def run(options: Namespace) -> int:
     """
     device = choose_device(options.device)
     chosen = set(options.only or GROUPS)
-    if device.type == "cpu" and options.only and "first_call" in chosen:
-        raise InputError("first_call: this is a figure of a GPU, and the device is the CPU")
+    for group in ON_GPU_ALONE:
+        if device.type == "cpu" and options.only and group in chosen:
+            raise InputError(f"{group}: this is a figure of a GPU, and the device is the CPU")
     head, done, failed = _head(options, device), [], False
     if options.out:
         write_json(options.out, head | {"records": []})  # a path that cannot be written is known now
@@ -78,9 +81,14 @@ def _jobs(device: torch.device, chosen: set[str]) -> Iterable[Job]:
             yield Job([plan_model(model, device)], lambda model=model: [measure_model(model, device)])
     if "models" in chosen and not on_gpu:
         yield Job([Measured("model against transformers")], measure_against_transformers)
+    if "s4_kernel" in chosen:
+        for case in s4_kernel.GPU_CASES if on_gpu else s4_kernel.CPU_CASES:
+            yield Job(s4_kernel.plan(case, device), partial(s4_kernel.measure, case, device))
     if "first_call" in chosen and on_gpu:
         for kernel in FIRST_CALLS:
             yield Job(plan_first_calls(kernel), partial(measure_first_calls, kernel))
+    if "score" in chosen and on_gpu:
+        yield from map(Job._make, score.jobs(device))
 
 
 def _outcomes(job: Job) -> Iterable[Measured]:
@@ -112,6 +120,10 @@ def _head(options: Namespace, device: torch.device) -> dict[str, Any]:
     else:
         hardware = f"{processor()}, {torch.get_num_threads()} threads"
         what = "Kernels and a language model, float32, medians and the middle 80 %"
+    if options.only == ["s4_kernel"]:
+        what = "Kernels of S4, HiPPO-LegS, float32, (channels, length), medians and the middle 80 %"
+    if options.only == ["score"]:
+        what = "The streaming scorer, 8 x 256 Mamba of DNA with random weights, wall time"
     command = ["ssm-seq", "bench", "--device", device.type]
     command += ["--only", *options.only] if options.only else []
     command += ["--out", str(options.out)] if options.out else []

@@ -1,18 +1,14 @@
 """S4: a diagonal-plus-low-rank state space in each channel (Gu, Goel & Ré 2022, "Efficiently Modeling Long
 Sequences with Structured State Spaces")."""
 
-import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssm_seq.layers.contract import SequenceLayer
-from ssm_seq.ssm import DPLR, bilinear, conjugate_half, dplr_chunk, nplr, with_conjugates
-from ssm_seq.ssm.matrices import product
-
-LONGEST = 1024  # positions convolved at once; the Cauchy products hold d_model x d_state x as many numbers
+from ssm_seq.layers.blocks import in_blocks
+from ssm_seq.layers.time_invariant import TimeInvariantLayer, complex_normal, log_time_steps, modes
+from ssm_seq.ssm import conjugate_half, nplr
 
 
 class S4State(NamedTuple):
@@ -21,65 +17,84 @@ class S4State(NamedTuple):
     x: Tensor
 
 
-class S4(SequenceLayer[S4State]):
-    """y = GLU(W GELU(SSM(u) + D u)), the SSM from HiPPO-LegS with the bilinear rule.
+class _System(NamedTuple):
+    """Abar = diag(Lambda) - p q^*, Bbar and C; one mode of each conjugate pair, (d_model, d_state / 2)."""
 
-    A = Lambda - P P^* in each channel for itself; Q = P keeps A stable whatever is learned (Goel et al. 2022,
-    "It's Raw!", section 4). Lambda, P and B start as LegS has them, C at random. The kernel comes from the
-    generating function (S4, algorithm 1); the parameter is C itself, so that one set of weights serves every
-    length and single steps.
+    Lambda: Tensor
+    p: Tensor
+    q: Tensor
+    Bbar: Tensor
+    C: Tensor
+
+
+class S4(TimeInvariantLayer[S4State]):
+    """x' = A x + B u and y = 2 Re <C, x> in each channel, from HiPPO-LegS, with the bilinear rule.
+
+    A = Lambda - P P^* in each channel for itself. Re Lambda < 0 and Q = P keep A stable whatever is learned
+    (Goel et al. 2022, "It's Raw!", section 4). Lambda, P and B start as LegS has them, C at random.
+
+    The paper convolves with a kernel as long as the sequence (`ssm_seq.ssm.kernel_dplr`) and has no state to
+    carry on. Here the sequence goes in blocks, as matrix products, with the states between them: no
+    transform, and one set of weights serves every length, chunks and single steps.
     """
 
     def __init__(self, d_model: int, d_state: int = 64, dt_min: float = 1e-3, dt_max: float = 1e-1) -> None:
-        super().__init__()
+        super().__init__(d_model)
         if d_state % 2:
             raise ValueError(f"d_state={d_state}: states come in conjugate pairs, expected an even number")
         legs = conjugate_half(nplr("legs", d_state))
-        self.log_dt = nn.Parameter(torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max)))
-        self.log_A_real = nn.Parameter(torch.log(-legs.A.Lambda.real).float().repeat(d_model, 1))
-        self.A_imag = nn.Parameter(legs.A.Lambda.imag.float().repeat(d_model, 1))
+        self.log_dt = log_time_steps(d_model, dt_min, dt_max)
+        self.log_A_real, self.A_imag = modes(legs.A.Lambda, d_model)
         # Real pairs: optimisers and `.double()` treat them like every other parameter.
         self.P = nn.Parameter(torch.view_as_real(legs.A.P[:, 0]).float().repeat(d_model, 1, 1))
         self.B = nn.Parameter(torch.view_as_real(legs.B[:, 0]).float().repeat(d_model, 1, 1))
-        self.C = nn.Parameter(torch.randn(d_model, d_state // 2, 2) * 0.5**0.5)
-        self.D = nn.Parameter(torch.randn(d_model))
-        self.out_proj = nn.Linear(d_model, 2 * d_model)
+        self.C = complex_normal(d_model, d_state // 2)
 
-    def forward(self, x: Tensor, state: S4State | None = None) -> tuple[Tensor, S4State]:
-        with torch.autocast(x.device.type, enabled=False):
-            u = x.to(self.D.dtype).permute(2, 0, 1)  # (d_model, batch, length)
-            A, B, C, dt = self._system()
-            carried = None if state is None else with_conjugates(state.x.permute(1, 2, 0), dim=1)
-            outputs = []
-            for chunk in u.split(LONGEST, dim=-1):
-                y, carried = dplr_chunk(A, B, C, dt, chunk, carried)
-                outputs.append(y)
-            y = F.gelu(torch.cat(outputs, dim=-1) + self.D[:, None, None] * u).permute(1, 2, 0)
-            half = carried[:, : self.A_imag.shape[1]].permute(2, 0, 1)
-        return F.glu(self.out_proj(y), dim=-1), S4State(half)
+    def ssm(self, u: Tensor, state: S4State) -> tuple[Tensor, S4State]:
+        dtype = torch.promote_types(u.dtype, torch.float32)
+        x = torch.cat([state.x.real, state.x.imag], dim=-1).to(dtype)
+        y, x = in_blocks(u.to(dtype), *_real_form(self._discretise()), x)
+        return y.to(u.dtype), S4State(torch.complex(*x.chunk(2, dim=-1)))
 
-    def step(self, x_t: Tensor, state: S4State) -> tuple[Tensor, S4State]:
-        with torch.autocast(x_t.device.type, enabled=False):
-            u = x_t.to(self.D.dtype)
-            A, B, C, dt = self._system()
-            Abar, Bbar = bilinear(A, B, dt)
-            x = with_conjugates(state.x, dim=-1)
-            x = (product(Abar, x[..., None]) + Bbar * u[..., None, None])[..., 0]
-            y = F.gelu((C[:, 0] * x).sum(-1).real + self.D * u)
-        return F.glu(self.out_proj(y), dim=-1), S4State(x[..., : self.A_imag.shape[1]])
+    def ssm_step(self, u: Tensor, state: S4State) -> tuple[Tensor, S4State]:
+        dtype = torch.promote_types(u.dtype, torch.complex64)
+        Lambda, p, q, Bbar, C = (part.to(dtype) for part in self._discretise())
+        x = state.x
+        x = Lambda * x - p * (2 * (q.conj() * x).real.sum(-1, keepdim=True)) + Bbar * u[..., None]
+        return (2 * (C * x).real.sum(-1)).to(u.dtype), S4State(x)
 
-    def _system(self) -> tuple[DPLR, Tensor, Tensor, Tensor]:
-        """The continuous system of d_model heads, both modes of each pair; the time steps (d_model,)."""
-        Lambda = with_conjugates(torch.complex(-torch.exp(self.log_A_real), self.A_imag), dim=1)
-        P, B, C = (with_conjugates(torch.view_as_complex(part), dim=1) for part in (self.P, self.B, self.C))
-        P = P[..., None]
-        return DPLR(Lambda, P, P), B[..., None], C[:, None], torch.exp(self.log_dt)
+    def _discretise(self) -> _System:
+        """The bilinear rule by Woodbury's identity, in float64: every later step would repeat what it loses.
+
+        Abar = D (I + h Lambda) - 2h / k D P P^* D with h = dt / 2, D = (I - h Lambda)^-1, k = 1 + h P^* D P.
+        Without the checks of `ssm_seq.ssm.bilinear`, which look at values: this A is stable.
+        """
+        Lambda = torch.complex(-torch.exp(self.log_A_real.double()), self.A_imag.double())
+        P, B, C = (torch.view_as_complex(part.double()) for part in (self.P, self.B, self.C))
+        h = torch.exp(self.log_dt.double())[:, None] / 2
+        D = 1 / (1 - h * Lambda)
+        DP = D * P
+        p = 2 * h / (1 + h * (2 * (P.conj() * DP).real.sum(-1, keepdim=True))) * DP
+        Bbar = 2 * h * D * B - h * p * (2 * (P.conj() * D * B).real.sum(-1, keepdim=True))
+        return _System(D * (1 + h * Lambda), p, D.conj() * P, Bbar, C)
 
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> S4State:
-        dtype = (dtype or self.D.dtype).to_complex()
+        dtype = torch.promote_types(dtype or self.D.dtype, torch.complex64)
         return S4State(torch.zeros(batch, *self.A_imag.shape, device=device or self.D.device, dtype=dtype))
 
     def ssm_parameters(self) -> list[nn.Parameter]:
         return [self.log_dt, self.log_A_real, self.A_imag, self.P, self.B]
+
+
+def _real_form(system: _System) -> tuple[Tensor, Tensor, Tensor]:
+    """Abar (d_model, N, N), Bbar and C (d_model, N) on the real and the imaginary parts of the states.
+
+    The states of the other modes are the conjugates, so that q^* x over both is 2 (Re q Re x + Im q Im x).
+    """
+    p, q, B = (torch.cat([part.real, part.imag], dim=-1) for part in (system.p, system.q, system.Bbar))
+    turning, damping = (torch.diag_embed(part) for part in (system.Lambda.imag, system.Lambda.real))
+    rotation = torch.cat([torch.cat([damping, -turning], -1), torch.cat([turning, damping], -1)], -2)
+    C = 2 * torch.cat([system.C.real, -system.C.imag], dim=-1)
+    return rotation - 2 * p[..., :, None] * q[..., None, :], B, C

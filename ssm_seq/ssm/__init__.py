@@ -14,7 +14,6 @@ from ssm_seq.ssm.discretise import (
     generalised_bilinear,
     zero_order_hold,
 )
-from ssm_seq.ssm.dplr_chunk import dplr_chunk
 from ssm_seq.ssm.gates import ema, gate
 from ssm_seq.ssm.hippo import hippo
 from ssm_seq.ssm.kalman import Beliefs, kalman_filter, rts_smoother
@@ -59,7 +58,6 @@ __all__ = [
     "decimate",
     "dense",
     "discretise",
-    "dplr_chunk",
     "ema",
     "forward_euler",
     "gate",

@@ -3,22 +3,25 @@
                               operations                     needs
 `kernel_by_powers`            O(N^2 L) dense, O(N L)         L products one after another
 `kernel_by_doubling` (LSSL)   O(N^3 log L + N^2 L)           log2 L matrix products; N x L numbers
-`kernel_dplr` (S4)            O(N^3 log L + N L + L log L)   bilinear; no N^3 log L if Ctilde is given
-`kernel_vandermonde` (S4D)    O(N L)                         diagonal Abar, any method
+`kernel_dplr` (S4)            O(N L + L log L)               bilinear; O(N + L) numbers
+`kernel_vandermonde` (S4D)    O(N L)                         diagonal Abar; O(N sqrt(L) + L) numbers
 
 for one input and one output; all are differentiable. Shapes: Abar (..., N, N) or a structured form, Bbar
-(..., N, M), C (..., P, N), kernel (..., L, P, M). The products of the last two hold N x L numbers at once.
+(..., N, M), C (..., P, N), kernel (..., L, P, M). The products of the last two are kernels of their own
+(`ssm_seq.kernels.cauchy`, `vandermonde`) on any device.
 
 Sources: Gu et al. 2021 (LSSL), section 3; Gu, Goel & Ré 2022 (S4), section 3.2 and appendix C.3; Gu, Gupta,
 Goel & Ré 2022 (S4D), section 3.3.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ssm_seq.ssm.checks import check_size, time_step
+from ssm_seq.kernels import cauchy, vandermonde
+from ssm_seq.ssm.checks import check_pairs, check_size, time_step
 from ssm_seq.ssm.discretise import bilinear
 from ssm_seq.ssm.matrices import (
     DPLR,
@@ -30,10 +33,12 @@ from ssm_seq.ssm.matrices import (
     product,
 )
 
-# rho^L of the circle |z| = rho on which S4's generating function is evaluated. The paper takes the unit
-# circle; there modes without damping (LegT, Fourier) divide by zero, and all lose digits: LegS in float32 is
-# right to 4e-5 with it, to 6e-6 here, although the last coefficients are found at a tenth of their size.
+# rho^L of the circle |z| = rho on which the generating function of L steps is evaluated. The paper takes
+# the unit circle; there modes without damping (LegT, Fourier) divide by zero, and all lose digits: LegS in
+# float32 is right to 4e-5 with it, to 6e-6 here, although the last coefficients are found at a tenth of their
+# size.
 SHRINKAGE = 0.1
+OVERSAMPLING = 4  # points of the circle for each step where the generating function is that of all steps
 
 
 def kernel_by_powers(Abar: StateMatrix, Bbar: Tensor, C: Tensor, L: int) -> Tensor:
@@ -65,31 +70,48 @@ def kernel_by_doubling(Abar: Tensor, Bbar: Tensor, C: Tensor, L: int) -> Tensor:
     return (C @ krylov[..., : L * M]).unflatten(-1, (L, M)).transpose(-3, -2)
 
 
-def kernel_vandermonde(Abar: Diagonal, Bbar: Tensor, C: Tensor, L: int) -> Tensor:
+def kernel_vandermonde(Abar: Diagonal, Bbar: Tensor, C: Tensor, L: int, real: bool = False) -> Tensor:
     """K_k = sum over n of C_n Lambda_n^k B_n: a product with the Vandermonde matrix Lambda_n^k (S4D, eq. 4).
+
+    Args:
+        real: one of each conjugate pair of modes is given; the result is the real kernel of both, 2 Re K_k.
 
     Raises:
         ValueError: L < 1.
     """
     check_size("L", L)
     Lambda, Bbar, C = in_one_dtype(Abar.Lambda, Bbar, C)
-    steps = Lambda[..., None].expand(*Lambda.shape, L - 1)
-    powers = torch.cumprod(torch.cat([torch.ones_like(Lambda)[..., None], steps], dim=-1), dim=-1)
-    return torch.einsum("...pn,...nl,...nm->...lpm", C, powers, Bbar)
+    complex_dtype = Lambda.dtype.to_complex()
+    v = (C[..., :, None, :] * Bbar.mT[..., None, :, :]).to(complex_dtype)  # (..., P, M, N)
+    # A mode that is 0 has no logarithm: it is felt for one step, and its gradient for two.
+    zero = Lambda == 0
+    exponent = torch.log(torch.where(zero, 1, Lambda).to(torch.complex128)).to(complex_dtype)
+    short = torch.where(zero[..., None, None, :], v, 0)
+    short = torch.stack([short.sum(-1), (short * Lambda[..., None, None, :]).sum(-1)], dim=-1)[..., :L]
+    kernel = _over_modes(vandermonde, v - torch.where(zero[..., None, None, :], v, 0), exponent, L, real)
+    short = 2 * short.real if real else short
+    kernel = torch.cat([kernel[..., :2] + short, kernel[..., 2:]], dim=-1).movedim(-1, -3)
+    return kernel if real or Lambda.is_complex() else kernel.real
 
 
 def kernel_dplr(A: DPLR, B: Tensor, C: Tensor, delta: Tensor | float, L: int, real: bool = False) -> Tensor:
     """S4's kernel of the bilinear discretisation of (A, B, C) with the step delta, without powers of Abar.
 
+    The generating function of all steps, sum of K_k z^k = C (I - z Abar)^-1 Bbar, at J = 4 L points of the
+    circle |z| = rho gives the sums K_k rho^k + K_(k+J) rho^(k+J) + ...: the first term to eps^(4/5), if
+    rho^L = eps^(1/5) (eps: the rounding error). No Ctilde is needed, and so no power of Abar.
+
     Args:
         A, B, C: continuous; Lambda (..., N), P and Q (..., N, r), B (..., N, M), C (..., P, N).
-        real: the modes come in conjugate pairs, so that the kernel is real; half of the work, real result.
+        real: the modes come in conjugate pairs, the second half of N the conjugates of the first (as `nplr`
+            and `with_conjugates` order them), so that the kernel is real; half of the work, real result.
 
     Raises:
-        ValueError: L < 1, delta <= 0, an unstable A.
+        ValueError: L < 1, delta <= 0, an unstable A, an odd N of a real system.
     """
-    truncated = truncated_C(A, C, delta, L)
-    return kernel_from_truncated(A, B, truncated, delta, L, real)
+    check_size("L", L)
+    eps = torch.finfo(in_one_dtype(*A, B, C)[0].dtype).eps
+    return _coefficients(A, B, C, delta, L, OVERSAMPLING * L, eps ** (1 / (OVERSAMPLING + 1)), real)
 
 
 def truncated_C(A: DPLR, C: Tensor, delta: Tensor | float, L: int) -> Tensor:
@@ -111,52 +133,81 @@ def kernel_from_truncated(
 ) -> Tensor:
     """The kernel from Ctilde, by its generating function at the roots of unity (S4, algorithm 1).
 
-    sum over k < L of K_k z^k = Ctilde (I - z Abar)^-1 Bbar at z = rho w, w^L = 1, and an inverse FFT takes
-    the values to the coefficients K_k rho^k. With the bilinear Abar and Bbar the right side is 2 delta Ctilde
-    [R(z) + c(z) P Q^*]^-1 B, where R(z) = 2 (1 - z) - delta (1 + z) Lambda is diagonal and c(z) = delta (1 +
-    z). Woodbury's identity leaves the inverses of R and of an r x r matrix, and four products with the Cauchy
-    matrix 1 / R_n(z_j). Written like this nothing is divided by 1 + z, which is 0 at z = -1.
-
-    Raises:
-        ValueError: L < 1, delta <= 0, an unstable A.
+    sum over k < L of K_k z^k = Ctilde (I - z Abar)^-1 Bbar at z = rho w, w^L = 1: a quarter of the points
+    that `kernel_dplr` takes. Arguments and errors are the same.
     """
     check_size("L", L)
-    check_stable(A)
-    Lambda, P, Q, B, Ctilde = in_one_dtype(*A, B, Ctilde)
-    cauchy, core = resolvent(DPLR(Lambda, P, Q), B, delta, circle(L, L // 2 + 1 if real else L, B.device))
-    values = _through(Ctilde, cauchy, B) - _through(Ctilde, cauchy, P) @ core
-    kernel = torch.fft.irfft(values, n=L, dim=-3) if real else torch.fft.ifft(values, dim=-3)
-    growth = SHRINKAGE ** -(torch.arange(L, dtype=torch.float64, device=B.device) / L)
-    return kernel * growth.to(kernel.real.dtype)[:, None, None]
+    return _coefficients(A, B, Ctilde, delta, L, L, SHRINKAGE, real)
 
 
-def resolvent(A: DPLR, B: Tensor, delta: Tensor | float, z: Tensor) -> tuple[Tensor, Tensor]:
-    """(I - z Abar)^-1 Bbar = cauchy (B - P core) at points z (J,), by Woodbury's identity.
+def _coefficients(
+    A: DPLR, B: Tensor, C: Tensor, delta: Tensor | float, L: int, J: int, shrinkage: float, real: bool
+) -> Tensor:
+    """The first L coefficients of C (I - z Abar)^-1 Bbar from its values at J points, rho^L = shrinkage.
 
-    Returns:
-        cauchy (..., N, J), the diagonal 2 delta / R(z), and core (..., J, r, M).
-
-    Raises:
-        ValueError: delta <= 0.
+    By an inverse FFT, which takes the values at rho exp(-2 pi i j / J) to the coefficients times rho^k.
     """
-    Lambda, P, Q = A
-    step = time_step(delta, Lambda.real.dtype, Lambda.device)[..., None]
-    # Rounded to float32 after the difference: near z = 1 it would be lost.
-    difference, total = (1 - z).to(Lambda.dtype), (1 + z).to(Lambda.dtype)
-    R = 2 * difference - step[..., None] * total * Lambda[..., None]
-    cauchy = 2 * step[..., None] / R
-    half = total[:, None, None] / 2  # c(z) / (2 delta)
-    identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-    core = torch.linalg.solve(identity + half * _through(Q.mH, cauchy, P), half * _through(Q.mH, cauchy, B))
-    return cauchy, core
+    check_stable(A)
+    device = B.device
+    angles = -2 * math.pi / J * torch.arange(J // 2 + 1 if real else J, dtype=torch.float64, device=device)
+    z = torch.polar(torch.full_like(angles, shrinkage ** (1 / L)), angles)
+    values = _generating_function(A, B, C, delta, z, real)
+    kernel = torch.fft.irfft(values, n=J) if real else torch.fft.ifft(values)
+    growth = shrinkage ** -(torch.arange(L, dtype=torch.float64, device=device) / L)
+    return (kernel[..., :L] * growth.to(kernel.real.dtype)).movedim(-1, -3)
 
 
-def circle(L: int, count: int, device: torch.device) -> Tensor:
-    """rho exp(-2 pi i j / L) for j < count, complex128: where the generating function is evaluated."""
-    angles = -2 * math.pi / L * torch.arange(count, dtype=torch.float64, device=device)
-    return torch.polar(torch.full_like(angles, SHRINKAGE ** (1 / L)), angles)
+def _generating_function(
+    A: DPLR, B: Tensor, C: Tensor, delta: Tensor | float, z: Tensor, real: bool
+) -> Tensor:
+    """C (I - z Abar)^-1 Bbar of the bilinear Abar and Bbar at points z (J,): (..., P, M, J).
+
+    With s = (1 - z) / (1 + z) and D = (s - delta/2 Lambda)^-1, which is diagonal, it is
+
+        delta / (1 + z) [C D B - delta/2 C D P (I + delta/2 Q^* D P)^-1 Q^* D B]
+
+    by Woodbury's identity: the Schur complement of a matrix whose blocks are Cauchy products, taken one
+    column of P after the other. Pivots are not searched for: Re D > 0, so that with Q = P none can vanish.
+    """
+    Lambda, P, Q, B, C = in_one_dtype(*A, B, C)
+    if real:
+        check_pairs(Lambda.shape[-1])
+        half = Lambda.shape[-1] // 2
+        Lambda, P, Q, B, C = (
+            Lambda[..., :half],
+            P[..., :half, :],
+            Q[..., :half, :],
+            B[..., :half, :],
+            C[..., :half],
+        )
+    rank, step = P.shape[-1], time_step(delta, Lambda.real.dtype, Lambda.device)
+    half_step = step[..., None, None] / 2
+    heads = torch.broadcast_shapes(step.shape, *(part.shape[:-2] for part in (P, Q, B, C)))
+    left = torch.cat([part.expand(*heads, *part.shape[-2:]) for part in (C, half_step * Q.mH)], dim=-2)
+    right = torch.cat([part.expand(*heads, *part.shape[-2:]) for part in (B, P)], dim=-1)
+    numerators = left[..., :, None, :] * right.mT[..., None, :, :]
+    points = ((1 - z) / (1 + z)).to(Lambda.dtype)  # rounded after the difference: near z = 1 it would be lost
+    blocks = _over_modes(cauchy, numerators, half_step[..., 0] * Lambda, points, real)
+    for _ in range(rank):
+        corner = blocks[..., -1:, -1:, :] + 1
+        blocks = blocks[..., :-1, :-1, :] - blocks[..., :-1, -1:, :] * blocks[..., -1:, :-1, :] / corner
+    return half_step[..., None] * (2 / (1 + z)).to(Lambda.dtype) * blocks
 
 
-def _through(left: Tensor, cauchy: Tensor, right: Tensor) -> Tensor:
-    """left diag(cauchy_j) right at every point j: (..., a, N), (..., N, J), (..., N, b) -> (..., J, a, b)."""
-    return torch.einsum("...an,...nj,...nb->...jab", left, cauchy, right)
+def _over_modes(
+    kernel: Callable[..., Tensor], v: Tensor, poles: Tensor, points: Tensor | int, pairs: bool
+) -> Tensor:
+    """A product of v (..., P, M, N) with a Cauchy or Vandermonde matrix: (..., P, M, points).
+
+    The kernels take one mode of each pair and add its conjugate. That goes out again where the modes come
+    without (not `pairs`): the conjugates of v and i v have opposite signs.
+    """
+    P, M = v.shape[-3:-1]
+    rows = v.flatten(-3, -2)
+    if not pairs:
+        rows = torch.cat([rows, -1j * rows], dim=-2)
+    poles = poles.expand(*rows.shape[:-2], poles.shape[-1])
+    k = kernel(rows, poles, points)
+    if not pairs:
+        k = (k[..., : P * M, :] + 1j * k[..., P * M :, :]) / 2
+    return k.unflatten(-2, (P, M))

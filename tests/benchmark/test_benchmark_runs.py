@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from ssm_seq.benchmark import against_transformers, cases, kernels, peers
+from ssm_seq.benchmark import against_transformers, cases, kernels, peers, s4_kernel
 from ssm_seq.benchmark.against_transformers import Contest, measure_against_transformers
 from ssm_seq.benchmark.cases import Case, ModelCase
 from ssm_seq.benchmark.inputs import ready
@@ -29,6 +29,7 @@ SMALL = {
 def small(monkeypatch):
     monkeypatch.setattr(cases, "CPU_CASES", list(SMALL.values()))
     monkeypatch.setattr(bench, "measure_against_transformers", lambda: [])
+    monkeypatch.setattr(s4_kernel, "CPU_CASES", [])
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -41,6 +41,59 @@ def test_float32_layers_are_exact_to_1e_5():
     assert (y - exact).norm() < 1e-5 * exact.norm()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layers_of_16_bits_keep_their_system_in_float32(dtype):
+    """Parameters, inputs and outputs are rounded; states are not."""
+    torch.manual_seed(0)
+    layer = S4(4, d_state=16)
+    x = torch.randn(2, 150, 4)
+    exact = layer(x)[0]
+    layer, x = layer.to(dtype), x.to(dtype)
+    y, state = layer(x)
+    step, after = layer.step(x[:, 0], layer.initial_state(2))
+    assert y.dtype == step.dtype == dtype
+    assert state.x.dtype == after.x.dtype == layer.initial_state(2).x.dtype == torch.complex64
+    assert (y.float() - exact).norm() < 0.05 * exact.norm()
+    assert (step.float() - exact[:, 0]).norm() < 0.05 * exact[:, 0].norm()
+    y.float().square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+def test_one_compiled_graph():
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    layer = S4(3, d_state=8)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x, state = torch.randn(2, 130, 3), S4(3, d_state=8).initial_state(2)
+    for found, expected in zip(compiled(x, state), layer(x, state), strict=True):
+        torch.testing.assert_close(found, expected)
+    gradients = [
+        torch.autograd.grad(f(x)[0].square().sum(), list(layer.parameters())) for f in (compiled, layer)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.gpu
+def test_captured_in_a_graph():
+    """Nothing in a forward and a backward pass looks at values."""
+    layer = S4(8, d_state=16).cuda()
+    x = torch.randn(2, 500, 8, device="cuda")
+
+    def run():
+        y, state = layer(x)
+        step, _ = layer.step(x[:, 0], state)
+        return y, step, *torch.autograd.grad(y.square().sum() + step.sum(), list(layer.parameters()))
+
+    with torch.cuda.stream(torch.cuda.Stream()):
+        expected = run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    graph.replay()
+    for ours, eager in zip(captured, expected, strict=True):
+        torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-4)
+
+
 def test_one_set_of_weights_serves_every_length():
     """No kernel length is baked into the weights: a prefix has the outputs that it has in the whole."""
     torch.manual_seed(0)

@@ -17,7 +17,6 @@ from ssm_seq.ssm import (
     convolve,
     dense,
     discretise,
-    dplr_chunk,
     hippo,
     impulse_response,
     kernel_by_doubling,
@@ -206,25 +205,6 @@ def test_s4_learns_what_is_truncated():
     assert (Ctilde - C).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("measure", ["legs", "legt", "fourier_truncated"])
-@pytest.mark.parametrize("L", [1, 2, 3, 40])
-def test_s4_carries_its_state(measure, L):
-    """Heads of different steps over chunks of L, against the recurrence of the HiPPO matrix itself."""
-    A, B, C, original = in_modes(measure, 8)
-    deltas = torch.tensor([0.05, 0.3]).double()
-    u, state, outputs = normal(2, 3, 80), None, []
-    for chunk in u.split(L, dim=-1):
-        y, state = dplr_chunk(A, B, C, deltas, chunk, state)
-        outputs.append(y)
-    ours = torch.cat(outputs, dim=-1)
-    V = nplr(measure, 8).V
-    for h, delta in enumerate(deltas.tolist()):
-        system = System(*bilinear(*original[:2], delta), original[2])
-        expected, last = recurrent(system, u[h][..., None])
-        torch.testing.assert_close(ours[h], expected[..., 0], **TIGHT)
-        torch.testing.assert_close((V @ state[h]).mT, last.to(V.dtype), **TIGHT)
-
-
 def test_s4d_kernel_of_conjugate_halves():
     """Half of the modes, twice the real part: the kernel of the whole diagonal system."""
     system, half = nplr("fourier_diagonal", 16), conjugate_half(nplr("fourier_diagonal", 16))
@@ -234,7 +214,36 @@ def test_s4d_kernel_of_conjugate_halves():
     Abar, Bbar = discretise(Diagonal(half.A.Lambda), half.B, 0.02)
     kernel = 2 * kernel_vandermonde(Abar, Bbar, C.to(half.V.dtype) @ half.V, 200).real
     torch.testing.assert_close(kernel, expected, **TIGHT)
+    kernel = kernel_vandermonde(Abar, Bbar, C.to(half.V.dtype) @ half.V, 200, real=True)
+    assert kernel.dtype == torch.float64
+    torch.testing.assert_close(kernel, expected, **TIGHT)
     assert system.A.P.shape == (16, 0)
+
+
+def test_vandermonde_kernel_of_real_negative_and_vanishing_modes():
+    """A mode of 0, such as 1 + delta lambda may be, ends after one step; the gradients of both agree."""
+    Lambda = torch.tensor([0.9, -0.5, 0.0, 0.3], dtype=torch.float64).requires_grad_()
+    B, C = normal(4, 2), normal(3, 4, seed=1)
+    for L in (2, 9):
+        kernel, expected = (f(Diagonal(Lambda), B, C, L) for f in (kernel_vandermonde, kernel_by_powers))
+        assert kernel.dtype == torch.float64
+        torch.testing.assert_close(kernel, expected, **TIGHT)
+        weights = normal(*kernel.shape, seed=2)
+        gradients = [torch.autograd.grad((k * weights).sum(), Lambda)[0] for k in (kernel, expected)]
+        torch.testing.assert_close(*gradients, **TIGHT)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_vandermonde_kernel_is_naive_powers(dtype):
+    """N = 64, L = 1,024; float32 too, of an Abar that float32 can hold."""
+    half = conjugate_half(nplr("legs", 64))
+    Abar, Bbar = discretise(Diagonal(half.A.Lambda), half.B, 0.01)
+    C = normal(1, 32, dtype=torch.complex128)
+    rounded = [part.to(dtype) for part in (Abar.Lambda, Bbar, C)]
+    exact = [part.to(torch.complex128) for part in rounded]
+    expected = 2 * kernel_by_powers(Diagonal(exact[0]), *exact[1:], 1024).real
+    kernel = kernel_vandermonde(Diagonal(rounded[0]), *rounded[1:], 1024, real=True)
+    assert (kernel - expected).norm() <= (1e-9 if dtype == torch.complex128 else 6e-5) * expected.norm()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -314,7 +323,8 @@ halves = (DPLR(-torch.ones(1), one, one), one, one)
             lambda: kernel_dplr(DPLR(3 * torch.ones(1), one, one), one, one, 0.1, 4),
             "A: an eigenvalue has the",
         ),
-        (lambda: dplr_chunk(*halves, 0.1, torch.zeros(1, 0)), "L=0: expected 1 or more"),
+        (lambda: kernel_dplr(*halves, 0.1, 4, real=True), "N=1: the states come in pairs, expected an even"),
+        (lambda: kernel_from_truncated(*halves, 0.1, 0), "L=0: expected 1 or more"),
         (lambda: impulse_response(System(grows, one, one), torch.zeros(1)), "A: an eigenvalue has the real"),
         (lambda: multi_head(make("diagonal", (3,)), torch.zeros(1, 4, 5)), "u: 5 channels, expected 3 heads"),
     ],

@@ -1,0 +1,127 @@
+"""The convolution kernel of S4 four ways against the size of the state and the length: what structure saves.
+
+HiPPO-LegS in every channel with a time step of its own, float32; every way gives the same kernel but that of
+S4D, which leaves the low-rank part out.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ssm_seq.benchmark.floors import is_h100
+from ssm_seq.benchmark.kernels import OUT_OF_MEMORY, reason
+from ssm_seq.benchmark.measured import Measured
+from ssm_seq.benchmark.timing import allocated, milliseconds, peak_gib
+from ssm_seq.ssm import (
+    DPLR,
+    Diagonal,
+    bilinear,
+    discretise,
+    hippo,
+    kernel_by_doubling,
+    kernel_by_powers,
+    kernel_dplr,
+    kernel_from_truncated,
+    kernel_vandermonde,
+    nplr,
+    truncated_C,
+)
+
+WAYS = ("powers", "doubling", "dplr", "dplr from Ctilde", "vandermonde")
+LONGEST = {"powers": 16384}  # of a way that takes one position after the other
+TARGET = 20  # times as long as the DPLR kernel, at least, do the powers take in the case that says so
+
+
+@dataclass(frozen=True)
+class KernelCase:
+    """channels systems of d_state numbers, a kernel of `length`."""
+
+    channels: int
+    d_state: int
+    length: int
+    is_target: bool = False
+
+    def name(self, way: str) -> str:
+        return f"s4_kernel {way} ({self.channels},{self.length}) N{self.d_state}"
+
+    @property
+    def ways(self) -> list[str]:
+        return [way for way in WAYS if self.length <= LONGEST.get(way, self.length)]
+
+
+GPU_CASES = [
+    *(KernelCase(256, 64, L, is_target=L == 16384) for L in (256, 1024, 4096, 16384, 65536, 262144)),
+    *(KernelCase(256, N, 16384) for N in (16, 32, 128, 256)),
+]
+CPU_CASES = [
+    *(KernelCase(8, 64, L) for L in (256, 1024, 4096, 16384, 65536)),
+    *(KernelCase(8, N, 4096) for N in (16, 32, 128, 256)),
+]
+
+
+def plan(case: KernelCase, device: torch.device) -> list[Measured]:
+    """A time for each way, and what the DPLR form saves; without values."""
+    target = TARGET if case.is_target and is_h100(device) else None
+    return [
+        *(Measured(case.name(way)) for way in case.ways),
+        *([Measured(case.name("powers / dplr"), unit="x", target=target)] if "powers" in case.ways else []),
+    ]
+
+
+def measure(case: KernelCase, device: torch.device) -> Iterator[Measured]:
+    """What `plan` says, measured. A way that needs too much memory is a result."""
+    found: dict[str, float] = {}
+    for way in case.ways:
+        before = allocated(device)
+        try:
+            run = _without_gradients(ways(case, device)[way])
+            run()  # what is compiled is compiled here
+            peak = peak_gib(run, device, before)
+            times = milliseconds(run, device)
+        except RuntimeError as error:
+            if reason(error) != OUT_OF_MEMORY:
+                raise
+            yield Measured(case.name(way), failed=OUT_OF_MEMORY)
+            continue
+        found[way] = times.median
+        yield Measured(case.name(way), times.median, low=times.low, high=times.high, peak=peak)
+    if "powers" in case.ways:
+        ratio = plan(case, device)[-1]
+        yield Measured(ratio.name, found["powers"] / found["dplr"], "x", target=ratio.target)
+
+
+def ways(case: KernelCase, device: torch.device) -> dict[str, Callable[[], Tensor]]:
+    """Each way to the kernel (channels, length, 1, 1), ready to run."""
+    heads, N, L = case.channels, case.d_state, case.length
+    generator = torch.Generator().manual_seed(0)
+    delta = torch.logspace(-3, -1, heads, dtype=torch.float64)
+    C = torch.randn(heads, 1, N, generator=generator, dtype=torch.float64)
+    legs, half = nplr("legs", N), N // 2
+
+    def on_device(tensor: Tensor) -> Tensor:
+        return tensor.to(device, torch.complex64 if tensor.is_complex() else torch.float32)
+
+    Abar, Bbar = map(on_device, bilinear(*hippo("legs", N), delta))
+    Lambda, P = on_device(legs.A.Lambda.expand(heads, N)), on_device(legs.A.P.expand(heads, N, 1))
+    A, B = DPLR(Lambda, P, P), on_device(legs.B.expand(heads, N, 1))
+    modal, steps = on_device(C.to(legs.V.dtype) @ legs.V), on_device(delta)
+    diagonal, drive = discretise(Diagonal(legs.A.Lambda[:half]), legs.B[:half], delta)
+    return {
+        "powers": partial(kernel_by_powers, Abar, Bbar, on_device(C), L),
+        "doubling": partial(kernel_by_doubling, Abar, Bbar, on_device(C), L),
+        "dplr": partial(kernel_dplr, A, B, modal, steps, L, real=True),
+        "dplr from Ctilde": partial(
+            kernel_from_truncated, A, B, truncated_C(A, modal, steps, L), steps, L, real=True
+        ),
+        "vandermonde": partial(
+            kernel_vandermonde,
+            Diagonal(on_device(diagonal.Lambda)), on_device(drive), modal[..., :half], L, real=True,
+        ),
+    }  # fmt: skip
+
+
+def _without_gradients(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    return torch.no_grad()(run)

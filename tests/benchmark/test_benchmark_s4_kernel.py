@@ -1,0 +1,67 @@
+"""The ways to S4's kernel: the same kernel, and what is measured of each."""
+
+import pytest
+import torch
+
+from ssm_seq.benchmark import floors, s4_kernel
+from ssm_seq.benchmark.s4_kernel import KernelCase, measure, plan, ways
+from ssm_seq.commands.cli import main
+from ssm_seq.reporting.results_table import read_result
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_every_way_gives_the_same_kernel():
+    """But S4D's, which has its own shape: the low-rank part is left out."""
+    kernels = {way: run() for way, run in ways(KernelCase(3, 16, 50), CPU).items()}
+    assert set(kernels) == set(s4_kernel.WAYS)
+    expected = kernels["powers"]
+    assert expected.shape == (3, 50, 1, 1)
+    for way, kernel in kernels.items():
+        assert kernel.shape == expected.shape and kernel.dtype == torch.float32
+        same = (kernel - expected).norm() <= 1e-5 * expected.norm()
+        assert same == (way != "vandermonde")
+
+
+def test_every_figure_is_planned():
+    case = KernelCase(2, 4, 9)
+    planned, measured = plan(case, CPU), list(measure(case, CPU))
+    assert [figure.name for figure in measured] == [figure.name for figure in planned]
+    assert all(figure.value > 0 for figure in measured)
+    ratio = measured[-1]
+    assert (ratio.name, ratio.unit) == ("s4_kernel powers / dplr (2,9) N4", "x")
+    assert ratio.value == pytest.approx(measured[0].value / measured[2].value)
+
+
+def test_powers_end_where_they_take_too_long(monkeypatch):
+    monkeypatch.setattr(s4_kernel, "LONGEST", {"powers": 8})
+    figures = plan(KernelCase(2, 4, 9), CPU)
+    assert len(figures) == len(s4_kernel.WAYS) - 1 and not any("powers" in figure.name for figure in figures)
+
+
+def test_too_little_memory_is_a_result(monkeypatch):
+    def broken(case, device):
+        def run():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+        return {**ways(case, device), "doubling": run}
+
+    monkeypatch.setattr(s4_kernel, "ways", broken)
+    figures = list(measure(KernelCase(2, 4, 9), CPU))
+    assert [figure.failed for figure in figures] == ["", "out of memory", "", "", "", ""]
+
+
+def test_the_target_is_that_of_the_h100(monkeypatch):
+    (case,) = [case for case in s4_kernel.GPU_CASES if case.is_target]
+    assert (case.channels, case.d_state, case.length) == (256, 64, 16384)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: floors.H100)
+    assert [figure.target for figure in plan(case, CUDA)] == [None] * 5 + [20]
+    assert [figure.target for figure in plan(case, CPU)] == [None] * 6
+
+
+def test_result_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(s4_kernel, "CPU_CASES", [KernelCase(2, 4, 9), KernelCase(2, 4, 12)])
+    out = tmp_path / "s4.json"
+    assert main(["bench", "--device", "cpu", "--only", "s4_kernel", "--out", str(out)]) == 0
+    result = read_result(out)
+    assert len(result["records"]) == 12 and result["what"].startswith("Kernels of S4, HiPPO-LegS, float32")
