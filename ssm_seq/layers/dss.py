@@ -13,6 +13,7 @@ from ssm_seq.layers.time_invariant import (
     diagonal_step,
     log_time_steps,
     modes,
+    wide,
 )
 from ssm_seq.ssm import conjugate_half, nplr
 
@@ -26,15 +27,15 @@ class DSSState(NamedTuple):
 class DSS(TimeInvariantLayer[DSSState]):
     """K_k = Re sum over n of w_n / lambda_n softmax(dt lambda_n [0, 1, ..., L - 1])_k in each channel.
 
-    Proposition 1 (a) of the paper. The softmax over L positions divides exp(dt lambda k) by
+    Proposition 1 (b) of the paper. The softmax over L positions divides exp(dt lambda k) by
     (exp(dt lambda L) - 1) / (exp(dt lambda) - 1), so this is the diagonal system with Abar = exp(dt lambda),
     Bbar = (Abar - 1) / (lambda (Abar^L - 1)) and C = w: zero-order hold but for the last factor. L, the
     `horizon`, belongs to the layer, whatever the length of its input; the paper takes the length of the
     training sequences. With it the state has the same few numbers for any length. Also unlike the paper,
     Re lambda < 0: a mode that grows needs a sequence that ends.
 
-    lambda starts as the eigenvalues of HiPPO-LegS without its low-rank part (section 4.2); y = 2 Re of one of
-    each conjugate pair.
+    lambda starts as the eigenvalues of HiPPO-LegS without its low-rank part; y = 2 Re of one of each
+    conjugate pair.
 
     horizon: positions, > 0; kept with the weights.
     """
@@ -67,10 +68,10 @@ class DSS(TimeInvariantLayer[DSSState]):
 
     def _discretise(self) -> tuple[Tensor, Tensor, Tensor]:
         """log Abar, Bbar and C, complex (d_model, d_state / 2)."""
-        A = torch.complex(-torch.exp(self.log_A_real), self.A_imag)
-        exponent = torch.exp(self.log_dt)[:, None] * A
+        A = torch.complex(-torch.exp(wide(self.log_A_real)), wide(self.A_imag))
+        exponent = torch.exp(wide(self.log_dt))[:, None] * A
         Bbar = torch.expm1(exponent) / (A * torch.expm1(exponent * self.horizon))
-        return exponent, Bbar, torch.view_as_complex(self.C)
+        return exponent, Bbar, torch.view_as_complex(wide(self.C))
 
     def scale_time_steps(self, rate: float) -> None:
         super().scale_time_steps(rate)
@@ -79,7 +80,7 @@ class DSS(TimeInvariantLayer[DSSState]):
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> DSSState:
-        dtype = torch.promote_types(dtype or self.D.dtype, torch.complex32)
+        dtype = torch.promote_types(dtype or self.D.dtype, torch.complex64)
         x = torch.zeros(batch, *self.A_imag.shape, device=device or self.D.device, dtype=dtype)
         return DSSState(x)
 

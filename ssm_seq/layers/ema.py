@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssm_seq.kernels import lti_scan
-from ssm_seq.layers.time_invariant import TimeInvariantLayer
+from ssm_seq.layers.time_invariant import TimeInvariantLayer, wide
 from ssm_seq.ssm.checks import check_size
 
 
@@ -23,7 +23,7 @@ class EMA(TimeInvariantLayer[EMAState]):
 
     alpha and delta in (0, 1) weigh the newest input and damp the past; beta expands a channel to d_state
     averages, eta takes them back. With d_state = 1 and delta = beta = eta = 1 it is the moving average of
-    `ssm_seq.ssm.ema`. Initial values are those of the authors' code.
+    `ssm_seq.ssm.ema`. Initial values, and a factor d_state^-1/2 on eta, are those of the authors' code.
     """
 
     def __init__(self, d_model: int, d_state: int = 16) -> None:
@@ -48,20 +48,20 @@ class EMA(TimeInvariantLayer[EMAState]):
         return (C * h).sum(-1), EMAState(h)
 
     def _system(self) -> tuple[Tensor, Tensor, Tensor]:
-        """log(1 - alpha delta), alpha beta and eta / sqrt(d_state), real (d_model, d_state)."""
-        Bbar = torch.sigmoid(self.alpha) * self.beta
-        return self._log_Abar(), Bbar, self.eta * self.eta.shape[1] ** -0.5
+        """log(1 - alpha delta), alpha beta and the scaled eta, real (d_model, d_state)."""
+        alpha, beta, eta = wide(self.alpha), wide(self.beta), wide(self.eta)
+        return self._log_Abar(), torch.sigmoid(alpha) * beta, eta * eta.shape[1] ** -0.5
 
     def _log_Abar(self) -> Tensor:
         """log(1 - alpha delta) from logits: 1 - alpha delta = (1 - alpha) + alpha (1 - delta), a sum that
         keeps its digits."""
-        log = F.logsigmoid
-        return torch.logaddexp(log(-self.alpha), log(self.alpha) + log(-self.delta))
+        alpha, delta, log = wide(self.alpha), wide(self.delta), F.logsigmoid
+        return torch.logaddexp(log(-alpha), log(alpha) + log(-delta))
 
     def scale_time_steps(self, rate: float) -> None:
         """Abar^rate, and Bbar times (1 - Abar^rate) / (1 - Abar): the system behind it by zero-order hold
         (`ssm_seq.ssm.transfer`). Of the many alpha, delta with that product the equal ones are taken."""
-        log_Abar, Bbar = self._log_Abar(), torch.sigmoid(self.alpha) * self.beta
+        log_Abar, Bbar, _ = self._system()
         Bbar = Bbar * torch.expm1(rate * log_Abar) / torch.expm1(log_Abar)
         root = torch.sqrt(-torch.expm1(rate * log_Abar))
         # log(root / (1 - root)), where 1 - root = Abar^rate / (1 + root)
@@ -73,7 +73,7 @@ class EMA(TimeInvariantLayer[EMAState]):
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> EMAState:
-        device, dtype = device or self.D.device, dtype or self.D.dtype
+        device, dtype = device or self.D.device, torch.promote_types(dtype or self.D.dtype, torch.float32)
         return EMAState(torch.zeros(batch, *self.alpha.shape, device=device, dtype=dtype))
 
     def ssm_parameters(self) -> list[nn.Parameter]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ssm_seq.kernels import causal_conv1d, causal_conv1d_step, lti_scan
 from ssm_seq.layers.contract import SequenceLayer, check_chunk
-from ssm_seq.layers.time_invariant import complex_normal, diagonal_step, log_time_steps, modes
+from ssm_seq.layers.time_invariant import complex_normal, diagonal_step, log_time_steps, modes, wide
 from ssm_seq.ssm import s4d_lin
 
 
@@ -21,7 +21,7 @@ class H3State(NamedTuple):
 
 
 class H3(SequenceLayer[H3State]):
-    """O(q * SSM_diag(SSM_shift(k) * v)), q, k and v linear in the input (section 3.1; heads of one channel).
+    """O(q * SSM_diag(SSM_shift(k) * v)), q, k and v linear in the input (section 3.2; heads of one channel).
 
     The shift matrix moves the state by one place, so its state is the last inputs and its output a short
     convolution with C: it remembers what came just before. The diagonal system (zero-order hold, S4D-Lin to
@@ -46,27 +46,27 @@ class H3(SequenceLayer[H3State]):
         state = self.initial_state(len(x)) if state is None else state
         q, k, v = self.in_proj(x).chunk(3, dim=-1)
         with torch.autocast(x.device.type, enabled=False):
-            q, k, v = (part.to(self.D.dtype) for part in (q, k, v))
-            k, shift = causal_conv1d(k, self.conv1d.weight[:, 0], initial_state=state.shift)
-            y, diagonal = lti_scan(k * v, *self._system(), self.D, state.x)
-            y = q * y
+            q, k, v = (part.to(wide(self.D).dtype) for part in (q, k, v))
+            k, shift = causal_conv1d(k, wide(self.conv1d.weight[:, 0]), initial_state=state.shift)
+            y, diagonal = lti_scan(k * v, *self._system(), wide(self.D), state.x)
+            y = (q * y).to(self.D.dtype)
         return self.out_proj(y), H3State(shift, diagonal)
 
     def step(self, x_t: Tensor, state: H3State) -> tuple[Tensor, H3State]:
         q, k, v = self.in_proj(x_t).chunk(3, dim=-1)
         with torch.autocast(x_t.device.type, enabled=False):
-            q, k, v = (part.to(self.D.dtype) for part in (q, k, v))
+            q, k, v = (part.to(wide(self.D).dtype) for part in (q, k, v))
             shift = state.shift.clone()  # the kernel writes the next state over it
-            kv = causal_conv1d_step(shift, k.contiguous(), self.conv1d.weight[:, 0]) * v
+            kv = causal_conv1d_step(shift, k.contiguous(), wide(self.conv1d.weight[:, 0])) * v
             y, diagonal = diagonal_step(kv, *self._system(), state.x)
-            y = q * (y + self.D * kv)
+            y = (q * (y + self.D * kv)).to(self.D.dtype)
         return self.out_proj(y), H3State(shift, diagonal)
 
     def _system(self) -> tuple[Tensor, Tensor, Tensor]:
         """dt A, Bbar and C of the diagonal system, complex (d_model, d_state / 2)."""
-        A = torch.complex(-torch.exp(self.log_A_real), self.A_imag)
-        exponent = torch.exp(self.log_dt)[:, None] * A
-        return exponent, torch.expm1(exponent) / A, torch.view_as_complex(self.C)
+        A = torch.complex(-torch.exp(wide(self.log_A_real)), wide(self.A_imag))
+        exponent = torch.exp(wide(self.log_dt))[:, None] * A
+        return exponent, torch.expm1(exponent) / A, torch.view_as_complex(wide(self.C))
 
     def scale_time_steps(self, rate: float) -> None:
         raise ValueError("H3: its short convolution weighs single samples, it is tied to their rate")
@@ -75,8 +75,8 @@ class H3(SequenceLayer[H3State]):
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> H3State:
         d_model, _, d_conv = self.conv1d.weight.shape
-        device, dtype = device or self.D.device, dtype or self.D.dtype
-        complex_dtype = torch.promote_types(dtype, torch.complex32)
+        device, dtype = device or self.D.device, torch.promote_types(dtype or self.D.dtype, torch.float32)
+        complex_dtype = torch.promote_types(dtype, torch.complex64)
         return H3State(
             torch.zeros(batch, d_conv - 1, d_model, device=device, dtype=dtype),
             torch.zeros(batch, *self.A_imag.shape, device=device, dtype=complex_dtype),

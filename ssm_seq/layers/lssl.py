@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ssm_seq.layers.blocks import in_blocks
-from ssm_seq.layers.time_invariant import TimeInvariantLayer, log_time_steps
+from ssm_seq.layers.time_invariant import TimeInvariantLayer, log_time_steps, wide
 from ssm_seq.ssm import hippo
 
 
@@ -21,12 +21,12 @@ class LSSL(TimeInvariantLayer[LSSLState]):
     """x' = A x + B u and y = C x in each channel, discretised by the bilinear rule, A dense.
 
     A and B are the same in all channels, or `per_channel`; the time steps and C are each channel's own
-    (section 3.1). A = K - K^T - W W^T: every A whose symmetric part has no positive eigenvalue can be written
+    (section 3). A = K - K^T - W W^T: every A whose symmetric part has no positive eigenvalue can be written
     so, HiPPO-LegS among them, and none of them grows, whatever is learned. (The paper keeps its learned A
     tridiagonal up to scaling, for speed in theory; it does not keep it stable.)
 
-    The convolution's kernel comes from the Krylov matrix [Bbar, Abar Bbar, Abar^2 Bbar, ...] (section 3.2) up
-    to the length of a block; between blocks, and in steps, the state is multiplied by a dense matrix.
+    The convolution's kernel comes from the Krylov matrix [Bbar, Abar Bbar, Abar^2 Bbar, ...] up to the length
+    of a block; between blocks, and in steps, the state is multiplied by a dense matrix.
 
     hippo_init: A and B of HiPPO-LegS; otherwise random ones of the same form.
     """
@@ -59,7 +59,7 @@ class LSSL(TimeInvariantLayer[LSSLState]):
     def ssm_step(self, u: Tensor, state: LSSLState) -> tuple[Tensor, LSSLState]:
         Abar, Bbar = (part.to(u.dtype) for part in self._discretise())
         x = (Abar @ state.x[..., None])[..., 0] + Bbar * u[..., None]
-        return (self.C * x).sum(-1), LSSLState(x)
+        return (wide(self.C) * x).sum(-1), LSSLState(x)
 
     def _discretise(self) -> tuple[Tensor, Tensor]:
         """(I - dt/2 A)^-1 (I + dt/2 A) and (I - dt/2 A)^-1 dt B, (d_model, N, N) and (d_model, N).
@@ -77,7 +77,7 @@ class LSSL(TimeInvariantLayer[LSSLState]):
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> LSSLState:
-        device, dtype = device or self.D.device, dtype or self.D.dtype
+        device, dtype = device or self.D.device, torch.promote_types(dtype or self.D.dtype, torch.float32)
         return LSSLState(torch.zeros(batch, *self.C.shape, device=device, dtype=dtype))
 
     def ssm_parameters(self) -> list[nn.Parameter]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssm_seq.layers.scan import scan
-from ssm_seq.layers.time_invariant import TimeInvariantLayer, log_time_steps
+from ssm_seq.layers.time_invariant import TimeInvariantLayer, log_time_steps, wide
 from ssm_seq.ssm import conjugate_half, nplr
 
 
@@ -21,10 +21,10 @@ class S5State(NamedTuple):
 class S5(TimeInvariantLayer[S5State]):
     """x_k = Abar x_(k-1) + Bbar u_k and y_k = 2 Re(C x_k) for vectors u and y of d_model channels.
 
-    Abar = exp(dt Lambda) is diagonal, Bbar = Lambda^-1 (Abar - I) B, with a time step for each state
-    (section 3.1, appendix D); all states by a scan (section 3.2). Lambda, B and C start as `blocks` copies of
-    HiPPO-LegS without its low-rank part, B = V^* B_0 and C = C_0 V with random B_0 and C_0 (section 3.3,
-    appendix B.1). The output is GLU like everywhere here; the paper's y sigmoid(W y) is a special case.
+    Abar = exp(dt Lambda) is diagonal, Bbar = Lambda^-1 (Abar - I) B, with a time step for each state; all
+    states come from a scan (section 3). Lambda starts as `blocks` copies of HiPPO-LegS without its low-rank
+    part; with V its eigenvectors, B = V^* B_0 and C = C_0 V, B_0 and C_0 random (appendix B.1). The output is
+    GLU like everywhere here; the paper's y sigmoid(W y) is a case of it.
     """
 
     def __init__(
@@ -60,24 +60,24 @@ class S5(TimeInvariantLayer[S5State]):
 
     def _discretise(self) -> tuple[Tensor, Tensor]:
         """dt Lambda, of which Abar is the exponential, and Lambda^-1 (Abar - I), both (d_state / 2,)."""
-        Lambda = torch.complex(-torch.exp(self.log_A_real), self.A_imag)
-        exponent = torch.exp(self.log_dt) * Lambda
+        Lambda = torch.complex(-torch.exp(wide(self.log_A_real)), wide(self.A_imag))
+        exponent = torch.exp(wide(self.log_dt)) * Lambda
         return exponent, torch.expm1(exponent) / Lambda
 
     def _mixed_in(self, u: Tensor) -> Tensor:
         """B u: (..., d_model) -> complex (..., d_state / 2), as one real product."""
-        rows = self.B.transpose(1, 2).flatten(0, 1)
+        rows = wide(self.B).transpose(1, 2).flatten(0, 1)
         return torch.view_as_complex(F.linear(u, rows).unflatten(-1, (-1, 2)))
 
     def _mixed_out(self, x: Tensor) -> Tensor:
         """2 Re(C x): complex (..., d_state / 2) -> (..., d_model), as one real product."""
-        signs = torch.tensor([2.0, -2.0], dtype=self.C.dtype, device=self.C.device)
-        return F.linear(torch.view_as_real(x).flatten(-2), (self.C * signs).flatten(1))
+        pairs = 2 * torch.view_as_real(torch.view_as_complex(wide(self.C)).conj().resolve_conj())
+        return F.linear(torch.view_as_real(x).flatten(-2), pairs.flatten(1))
 
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> S5State:
-        dtype = torch.promote_types(dtype or self.D.dtype, torch.complex32)
+        dtype = torch.promote_types(dtype or self.D.dtype, torch.complex64)
         return S5State(torch.zeros(batch, *self.A_imag.shape, device=device or self.D.device, dtype=dtype))
 
     def ssm_parameters(self) -> list[nn.Parameter]:

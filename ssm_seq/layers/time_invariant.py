@@ -35,17 +35,22 @@ class TimeInvariantLayer(SequenceLayer[State]):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         check_chunk(x, self.D.shape[0])
         with torch.autocast(x.device.type, enabled=False):
-            u = x.to(self.D.dtype)
+            u = x.to(wide(self.D).dtype)
             y, state = self.ssm(u, self.initial_state(len(x)) if state is None else state)
-            y = F.gelu(y + self.D * u)
+            y = F.gelu(y + self.D * u).to(self.D.dtype)
         return F.glu(self.out_proj(y), dim=-1), state
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         with torch.autocast(x_t.device.type, enabled=False):
-            u = x_t.to(self.D.dtype)
+            u = x_t.to(wide(self.D).dtype)
             y, state = self.ssm_step(u, state)
-            y = F.gelu(y + self.D * u)
+            y = F.gelu(y + self.D * u).to(self.D.dtype)
         return F.glu(self.out_proj(y), dim=-1), state
+
+
+def wide(part: Tensor) -> Tensor:
+    """In float32 at least: what is repeated over a sequence needs the digits."""
+    return part.to(torch.promote_types(part.dtype, torch.float32))
 
 
 def diagonal_step(u: Tensor, exponent: Tensor, Bbar: Tensor, C: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

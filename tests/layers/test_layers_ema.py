@@ -8,7 +8,7 @@ from ssm_seq.ssm import ema, recurrent
 
 
 def test_agrees_with_the_equations():
-    """Ma et al. 2022, equations 2 and 3, position by position."""
+    """Ma et al. 2022, section 3.1, position by position."""
     torch.manual_seed(0)
     layer = EMA(3, 4).double()
     alpha, delta = torch.sigmoid(layer.alpha), torch.sigmoid(layer.delta)

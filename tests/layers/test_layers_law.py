@@ -1,6 +1,7 @@
 """Every causal layer: whole = any chunks = step by step; no output knows the future; gradients pass through
 the state."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -86,7 +87,7 @@ def in_chunks(layer, x, cuts):
 
 @every_layer
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=6)
 @given(
     batch=st.integers(1, 3),
     length=st.integers(1, 80),
@@ -194,6 +195,18 @@ def test_the_width_of_blocks_does_not_matter(monkeypatch, name, module, block, l
     y, final = layer(x)
     monkeypatch.setattr(module, "WIDTH", block)
     assert_close(layer(x), (y, final))
+
+
+@pytest.mark.parametrize("name", ["mamba", "s4", "s4d", "lssl", "dss", "s5", "ema", "h3", "gated_s5"])
+def test_bfloat16_weights_keep_states_in_float32(name):
+    layer, x = layer_and_input(name, 2, 21, 4, torch.float32)
+    layer = layer.bfloat16()
+    expected, _ = copy.deepcopy(layer).float()(x)
+    y, state = layer(x.bfloat16())
+    y_step, state = layer.step(x[:, 0].bfloat16(), state)
+    assert y.dtype == y_step.dtype == torch.bfloat16
+    assert {part.dtype for part in state} <= {torch.float32, torch.complex64}
+    assert (y.float() - expected).norm() < 0.03 * expected.norm()
 
 
 @every_layer

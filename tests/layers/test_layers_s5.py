@@ -9,7 +9,7 @@ from ssm_seq.ssm import conjugate_half, nplr
 
 
 def test_is_a_tied_bank_of_s4d_with_mixed_b_and_c():
-    """Smith et al. 2023, section 4.1 and proposition 1: with one A and one time step for all channels,
+    """Smith et al. 2023, section 4: with one A and one time step for all channels,
     S5's state is the sum over channels h of B_nh times the state of the S4D system of channel h."""
     torch.manual_seed(0)
     d_model, d_state = 4, 6

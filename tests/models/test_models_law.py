@@ -43,7 +43,7 @@ def in_chunks(model, ids, cuts):
 @every_layer
 @every_model
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=3)
 @given(
     batch=st.integers(1, 3),
     length=st.integers(1, 50),
