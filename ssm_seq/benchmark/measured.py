@@ -27,8 +27,8 @@ class Measured:
     """value: in `unit`, None if the case failed, and then `failed` says why.
 
     low, high: the middle 80 % of all runs. floors: ms that each kind of work takes at least. peak: GiB,
-    everything held during the pass, inputs included. target: an upper bound of times and peaks, a lower bound
-    of other units.
+    everything held during the pass, inputs included. target: an upper bound of times, peaks and errors, a
+    lower bound of other units.
     """
 
     name: str
@@ -58,9 +58,8 @@ class Measured:
             return None
         if self.value is None:
             return False
-        met = self.target is None or (
-            self.value <= self.target if self.unit in ("ms", "s") else self.value >= self.target
-        )
+        below = self.unit in ("ms", "s", "nats", "differ")
+        met = self.target is None or (self.value <= self.target if below else self.value >= self.target)
         return met and (self.peak_target is None or self.peak is None or self.peak <= self.peak_target)
 
 

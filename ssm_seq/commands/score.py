@@ -32,7 +32,7 @@ def run(options: Namespace) -> None:
     config = compose(options.overrides, options.config_dir)
     model = load_model(options.model, choose_device(config.device))
     outputs = tuple(config.score.outputs) if options.tracks else ()
-    request = Request(config.score.chunk, config.score.strand, outputs)
+    request = Request(config.score.chunk, config.score.strand, outputs, config.score.precision)
     request.check(model)
     # On the result's disk, not in memory: a record may be far longer than memory.
     with _working_folder(options.out.parent / f".{options.out.name}.work") as work:

@@ -7,6 +7,7 @@ figures.
 import math
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 from ssm_seq.errors import InputError
 from ssm_seq.inference.progress import progress_bar
 from ssm_seq.inference.score_chunk import choose_chunk, halved, no_memory
+from ssm_seq.inference.score_fetch import Fetched, to_device
 from ssm_seq.inference.state import State
 from ssm_seq.inference.stream import Ids, check_chunk, inference, resident_mib
 from ssm_seq.models import Classifier, LanguageModel
@@ -30,6 +32,11 @@ Sink = Callable[[int, dict[str, NDArray[np.float32]]], None]
 
 LOG_LIKELIHOOD, ENTROPY, PROBABILITY, EMBEDDING = "log_likelihood", "entropy", "probability", "embedding"
 SAVE_EVERY = 30.0  # seconds between two saved states
+_BITS, _CLASSES, _HIDDEN = (
+    "bits",
+    "classes",
+    "hidden",
+)  # sums over a piece, beside the values of its positions
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,11 @@ def score_record(
     sink: Sink | None = None,
     saved: Path | None = None,
     pooled: bool = False,
+    half: bool = False,
 ) -> Score:
     """Read `length` >= 1 positions in one recurrent pass, `chunk` at a time.
+
+    On a GPU the host takes the values of a chunk while the next one is computed.
 
     Args:
         read: read(start, end) gives the ids of positions start..end-1, (end - start,) uint8;
@@ -104,6 +114,7 @@ def score_record(
         saved: a file for the state, written every SAVE_EVERY seconds. If it is there the pass goes on from it
             (in its chunks); sink then gets what comes after. The caller removes it.
         pooled: also give the mean of the hidden vectors.
+        half: the layers run under bfloat16 autocast; the head and everything after it do not.
 
     The first position has no past: a language model codes it uniformly, with log2(vocab_size) bits.
 
@@ -112,17 +123,19 @@ def score_record(
             finite number; a saved state of another model; a chunk below 1.
     """
     check_record(model, length)
-    progress, state = _begin(model, chunk, saved)
+    progress, state = _begin(model, chunk, saved, half)
     classifies = isinstance(model, Classifier)
     names = {*wanted, *([EMBEDDING] if pooled else [])}
     start = beat = time.perf_counter()
     before = progress.seconds
     with inference(model), progress_bar(TransferSpeedColumn()) as bar:
         task = bar.add_task("positions", total=length, completed=progress.position)
-        for piece in read_pieces(model, read, length, progress.chunk, state, progress.position, names):
-            _take(model, progress, piece, classifies, pooled)
+        pieces = read_pieces(model, read, length, progress.chunk, state, progress.position, names, half)
+        sums = (_sums(model, piece, pooled) for piece in pieces)
+        for piece, arrays in _fetched(sums, wanted):
+            _take(progress, piece, arrays)
             if sink:
-                sink(piece.start, {name: _float32(piece.values[name]) for name in wanted})
+                sink(piece.start, {name: arrays[name] for name in wanted})
             bar.advance(task, piece.length)
             progress.seconds = before + time.perf_counter() - start
             if saved and time.perf_counter() - beat >= SAVE_EVERY:
@@ -149,10 +162,12 @@ def read_pieces(
     state: State | None = None,
     start: int = 0,
     wanted: Collection[str] = (),
+    half: bool = False,
 ) -> Iterator[Piece]:
     """Positions start..length-1 of a record after `state`, a chunk at a time; see `score_record`.
 
     Language models always give LOG_LIKELIHOOD. A chunk that does not fit memory is halved, with a warning.
+    On a GPU the values may still be on their way.
     """
     device = next(model.parameters()).device
     while start < length:
@@ -161,8 +176,7 @@ def read_pieces(
         if ids.shape != (end - start,):
             raise InputError(f"the record ends after {start + len(ids)} of {length} positions; was it cut?")
         try:
-            on_device = torch.tensor(np.ascontiguousarray(ids), device=device).long()[None]
-            values, after = _values(model, on_device, state, wanted)
+            values, after = _values(model, to_device(ids, device)[None], state, wanted, half)
             values = {name: value[0] for name, value in values.items()}
         except (MemoryError, RuntimeError) as error:
             if not no_memory(error):
@@ -193,28 +207,30 @@ def check_record(model: Classifier | LanguageModel, length: int) -> None:
 
 
 def _begin(
-    model: Classifier | LanguageModel, chunk: int | None, saved: Path | None
+    model: Classifier | LanguageModel, chunk: int | None, saved: Path | None, half: bool
 ) -> tuple[_Progress, State | None]:
     if saved and saved.exists():
         state = State.load(saved, model)
         return _Progress(**state.notes), state
     if chunk is not None:
         check_chunk(chunk)
-    return _Progress(choose_chunk(model) if chunk is None else chunk), None
+    return _Progress(choose_chunk(model, half=half) if chunk is None else chunk), None
 
 
 def _values(
-    model: Classifier | LanguageModel, ids: Tensor, before: State | None, wanted: Collection[str]
+    model: Classifier | LanguageModel, ids: Tensor, before: State | None, wanted: Collection[str], half: bool
 ) -> tuple[dict[str, Tensor], State]:
     """Of ids (batch, length) after a state: the values (batch, length, ...) by name, and the state."""
     values, parts = {}, None if before is None else before.parts
-    if isinstance(model, Classifier):
-        hidden, layers = model.backbone(ids, None if parts is None else parts.layers)
+    classifies = isinstance(model, Classifier)
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=half):
+        hidden, layers = model.backbone(ids, parts.layers if classifies and parts is not None else parts)
+    hidden = hidden.to(model.head.weight.dtype)  # logits rounded to bfloat16 would be off by some hundredths
+    if classifies:
         state = State(model.after(hidden, layers, parts))
         if PROBABILITY in wanted:
             values[PROBABILITY] = _running(model, hidden, parts)
     else:
-        hidden, layers = model.backbone(ids, parts)
         logits = model.logits(hidden)
         first = torch.zeros_like(logits[:, 0]) if before is None else before.logits  # all ids equally likely
         expected = torch.cat([first[:, None], logits[:, :-1]], dim=1).log_softmax(-1)
@@ -236,19 +252,48 @@ def _running(model: Classifier, hidden: Tensor, before: tuple | None) -> Tensor:
     return model.logits(total, count).softmax(-1)
 
 
-def _take(
-    model: Classifier | LanguageModel, progress: _Progress, piece: Piece, classifies: bool, pooled: bool
-) -> None:
+def _sums(model: Classifier | LanguageModel, piece: Piece, pooled: bool) -> Piece:
+    """The piece with its sums: what a pass wants to know of it beside the values of its positions."""
+    values = piece.values
+    if isinstance(model, Classifier):
+        parts = piece.state.parts
+        values |= {_CLASSES: model.logits(parts.total, parts.count).softmax(-1)[0]}
+    else:
+        values |= {_BITS: -values[LOG_LIKELIHOOD].sum(dtype=torch.float64) / math.log(2)}
+    if pooled:
+        values |= {_HIDDEN: values[EMBEDDING].sum(0, dtype=torch.float64)}
+    return piece
+
+
+def _fetched(pieces: Iterator[Piece], wanted: Collection[str]) -> Iterator[tuple[Piece, dict[str, NDArray]]]:
+    """Each piece without its values, and on the host those that are wanted, in float32, and the sums.
+
+    On a GPU the next piece is under way by then.
+    """
+    waiting: deque[tuple[Piece, Fetched]] = deque()
+    for piece in pieces:
+        chosen = {name: piece.values[name].float() for name in wanted}
+        chosen |= {name: piece.values[name] for name in (_BITS, _CLASSES, _HIDDEN) if name in piece.values}
+        piece.values.clear()
+        fetched = Fetched(chosen)
+        waiting.append((piece, fetched))
+        while len(waiting) > fetched.on_the_way:
+            piece, fetched = waiting.popleft()
+            yield piece, fetched.arrays()
+    for piece, fetched in waiting:
+        yield piece, fetched.arrays()
+
+
+def _take(progress: _Progress, piece: Piece, arrays: dict[str, NDArray]) -> None:
     """Add a chunk to what the pass knows so far."""
     end = progress.position = piece.start + piece.length
     progress.chunk = piece.chunk
-    if classifies:
-        parts = piece.state.parts
-        result = model.logits(parts.total, parts.count).softmax(-1)[0].tolist()
+    if _CLASSES in arrays:
+        result = arrays[_CLASSES].tolist()
         progress.track.append({"position": end, "probabilities": result})
         finite = all(map(math.isfinite, result))
     else:
-        bits = -piece.values[LOG_LIKELIHOOD].double().sum().item() / math.log(2)
+        bits = arrays[_BITS].item()
         progress.track.append({"position": end, "bits_per_byte": bits / piece.length})
         progress.bits += bits
         finite = math.isfinite(bits)
@@ -258,10 +303,6 @@ def _take(
             "damaged or its numbers overflow"
         )
     progress.memory.append({"position": end, "resident_mib": resident_mib()})
-    if pooled:
-        hidden = piece.values[EMBEDDING].sum(0, dtype=torch.float64).cpu().numpy()
+    if _HIDDEN in arrays:
+        hidden = arrays[_HIDDEN]
         progress.hidden = (hidden if progress.hidden is None else hidden + progress.hidden).tolist()
-
-
-def _float32(values: Tensor) -> NDArray[np.float32]:
-    return values.float().cpu().numpy()

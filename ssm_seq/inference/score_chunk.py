@@ -16,17 +16,20 @@ _FEWEST = 64
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def choose_chunk(model: Model, free: int | None = None) -> int:
-    """A power of two: positions whose activations fit `free` bytes, or what is free if None."""
+def choose_chunk(model: Model, free: int | None = None, half: bool = False) -> int:
+    """A power of two: positions whose activations fit `free` bytes, or what is free if None.
+
+    half: the layers run under bfloat16 autocast.
+    """
     device = next(model.parameters()).device
     free = free_memory(device) if free is None else free
-    fitting = min(free // _SHARE, BUDGET) // position_bytes(model)
+    fitting = min(free // _SHARE, BUDGET) // position_bytes(model, half)
     return max(_FEWEST, min(_MOST.get(device.type, 8192), 1 << max(fitting, 1).bit_length() - 1))
 
 
-def position_bytes(model: Model) -> int:
+def position_bytes(model: Model, half: bool = False) -> int:
     """Bytes of one position at most: a layer's activations, running sums in float64, logits four times."""
-    config, item = model.config, next(model.parameters()).element_size()
+    config, item = model.config, 2 if half else next(model.parameters()).element_size()
     layer = 12 * config.d_model + 8 * config.d_model * config.expand
     return layer * item + 16 * config.d_model + 4 * 4 * model.head.out_features
 

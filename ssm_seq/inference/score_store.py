@@ -30,13 +30,15 @@ from ssm_seq.inference.tracks_bigwig import write_bigwig
 from ssm_seq.models import Classifier, LanguageModel
 
 STRANDS = {"forward": ("forward",), "reverse": ("reverse",), "both": ("forward", "reverse")}
+PRECISIONS = ("bfloat16", "float32")
 BIGWIG, BEDGRAPH, EMBEDDINGS, POOLED = OUTPUTS = ("bigwig", "bedgraph", "embeddings", "pooled")
 
 
 @dataclass(frozen=True)
 class Request:
     """What to make of each record. chunk: positions at once, None by the free memory. strand: one of STRANDS.
-    outputs: some of OUTPUTS, written as files of a folder.
+    outputs: some of OUTPUTS, written as files of a folder. precision: of the layers on a GPU, one of
+    PRECISIONS; a CPU always takes float32.
 
     On the reverse strand a record is read from its last position to its first, each base complemented. `both`
     reads it twice and gives the mean of the two values of each position.
@@ -45,15 +47,18 @@ class Request:
     chunk: int | None = None
     strand: str = "forward"
     outputs: tuple[str, ...] = ()
+    precision: str = "bfloat16"
 
     def check(self, model: Classifier | LanguageModel) -> None:
-        """Raises InputError for an unknown strand or output, or a strand that the model's alphabet hasn't."""
+        """Raises InputError for an unknown word, or a strand that the model's alphabet hasn't."""
         if self.strand not in STRANDS:
             raise InputError(f"score.strand={self.strand}: expected {', '.join(STRANDS)}")
         if self.strand != "forward" and model.alphabet != DNA.name:
             raise InputError(
                 f"score.strand={self.strand}: only DNA has another strand, this model reads {model.alphabet}"
             )
+        if self.precision not in PRECISIONS:
+            raise InputError(f"score.precision={self.precision}: expected {', '.join(PRECISIONS)}")
         for output in self.outputs:
             if output not in OUTPUTS:
                 raise InputError(f"score.outputs has {output!r}; known: {', '.join(OUTPUTS)}")
@@ -129,6 +134,7 @@ class _Run:
                             _keep(kept, base, size, strand == "reverse"),
                             saved,
                             POOLED in self.request.outputs,
+                            self._half(),
                         )
                     )
                 except InputError as error:
@@ -174,6 +180,9 @@ class _Run:
         ]
         about = {"strand": self.request.strand, "files": files, "records": index}
         write_json(folder / "tracks.json", about)
+
+    def _half(self) -> bool:
+        return self.model.head.weight.is_cuda and self.request.precision == "bfloat16"
 
     def _lengths(self) -> list[int]:
         return [self.store.records[record].length for record in self.records]

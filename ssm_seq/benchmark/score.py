@@ -1,0 +1,219 @@
+"""The streaming scorer on a GPU: time and memory by length, agreement of chunks, a chromosome end to end.
+
+The model is 8 x 256, of DNA, with random weights.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssm_seq.benchmark.cases import MILLION
+from ssm_seq.benchmark.floors import is_h100
+from ssm_seq.benchmark.measured import Measured, Peer
+from ssm_seq.benchmark.timing import allocated, peak_gib, summary
+from ssm_seq.config import ModelConfig
+from ssm_seq.data.alphabet import DNA
+from ssm_seq.inference.score import LOG_LIKELIHOOD, read_pieces, score_record
+from ssm_seq.inference.state import State, concatenate
+from ssm_seq.inference.stream import Ids, inference
+from ssm_seq.layers import map_state
+from ssm_seq.models import LanguageModel
+
+PASSES = (
+    (MILLION, "bfloat16"),
+    (MILLION, "float32"),
+    (16 * MILLION, "bfloat16"),
+    (64 * MILLION, "bfloat16"),
+)
+CHROMOSOME = 63_025_520  # human chr20, GRCh37
+CHUNKS = (4096, 65536)
+SHORT = (1, 7)  # these are read in STRETCHES stretches side by side, each from the state at its start
+STRETCHES = 64
+AGREEMENT = {"float32": 1e-4, "bfloat16": 2e-2}  # nats
+
+
+class Job(NamedTuple):
+    """planned: the figures that `run` gives, without their values."""
+
+    planned: list[Measured]
+    run: Callable[[], Iterator[Measured]]
+
+
+def jobs(device: torch.device) -> Iterator[Job]:
+    """Everything that is measured; targets and the recorded peer on an H100 alone."""
+    for length, precision in PASSES:
+        planned = _passes(length, precision, is_h100(device))
+        yield Job([planned], partial(_measure_pass, planned, length, precision, device))
+    for precision, target in AGREEMENT.items():
+        planned = [
+            Measured(f"{what}, {precision}: largest difference", unit="nats", target=target)
+            for what in (
+                *(f"whole against chunks of {chunk}" for chunk in CHUNKS),
+                *(f"whole against chunks of {chunk} in {STRETCHES} stretches" for chunk in SHORT),
+            )
+        ]
+        again = Measured(f"chunks of {CHUNKS[-1]} twice, {precision}: values that", unit="differ", target=0)
+        yield Job([*planned, again], partial(_measure_agreement, [*planned, again], precision, device))
+    target = 30 if is_h100(device) else None
+    planned = Measured(f"FASTA to bigWig, {CHROMOSOME} positions", unit="s", target=target)
+    yield Job([planned], partial(_measure_chromosome, planned))
+
+
+def new_model(device: torch.device) -> LanguageModel:
+    torch.manual_seed(0)
+    return LanguageModel(ModelConfig(d_model=256, n_layers=8), DNA.size, DNA.name).to(device).eval()
+
+
+def random_bases(length: int) -> Ids:
+    return np.random.default_rng(0).integers(0, 4, length, dtype=np.uint8)
+
+
+def _passes(length: int, precision: str, known: bool) -> Measured:
+    name = f"score 8x256 (1,{length}) {precision}"
+    if not known or precision != "bfloat16":
+        return Measured(name)
+    if length != MILLION:
+        return Measured(name, peak_target=1)
+    peer = Peer("mamba-ssm", 139.6, recorded=True, note="forward")
+    return Measured(name, target=60, peak_target=1, peer=peer)
+
+
+def _measure_pass(planned: Measured, length: int, precision: str, device: torch.device) -> Iterator[Measured]:
+    """From ids in memory to the log-likelihood of every position in memory; wall time, all work included."""
+    model, ids = new_model(device), random_bases(length)
+    weights = allocated(device)
+
+    def run() -> None:
+        values = np.empty(length, np.float32)
+
+        def sink(start: int, part: dict[str, np.ndarray]) -> None:
+            values[start : start + len(part[LOG_LIKELIHOOD])] = part[LOG_LIKELIHOOD]
+
+        read = lambda start, end: ids[start:end]  # noqa: E731
+        score_record(model, read, length, None, [LOG_LIKELIHOOD], sink, half=precision == "bfloat16")
+
+    score_record(model, lambda a, b: ids[a:b], min(length, MILLION), None, half=precision == "bfloat16")
+    samples = []
+
+    def timed() -> None:
+        start = time.perf_counter()
+        run()
+        samples.append((time.perf_counter() - start) * 1e3)
+
+    peak = peak_gib(timed, device, weights)
+    for _ in range(4 if length == MILLION else 0):
+        timed()
+    times = summary(samples)
+    yield replace(planned, value=times.median, low=times.low, high=times.high, peak=peak)
+
+
+def _measure_agreement(planned: list[Measured], precision: str, device: torch.device) -> Iterator[Measured]:
+    """Over 1,048,576 positions."""
+    model, ids, half = new_model(device), random_bases(MILLION), precision == "bfloat16"
+    expected, _ = likelihoods(model, ids, MILLION, half)
+    figures = iter(planned)
+    for chunk in CHUNKS:
+        found, _ = likelihoods(model, ids, chunk, half)
+        yield replace(next(figures), value=_largest(found - expected))
+    size = MILLION // STRETCHES
+    _, states = likelihoods(model, ids, size, half)
+    rows = torch.tensor(ids, device=device).long().view(STRETCHES, size)
+    for chunk in SHORT:
+        found = in_a_graph(model, rows, states, chunk, half).flatten()
+        yield replace(next(figures), value=_largest(found - expected))
+    one, other = (likelihoods(model, ids, CHUNKS[-1], half)[0] for _ in range(2))
+    yield replace(next(figures), value=float((one != other).sum()))
+
+
+def _largest(difference: Tensor) -> float:
+    return difference.abs().max().item()
+
+
+def likelihoods(model: LanguageModel, ids: Ids, chunk: int, half: bool) -> tuple[Tensor, State]:
+    """Log-likelihoods (length,) read in chunks, and the states before each of them as one batch."""
+    begin = State(model.initial_state(1), torch.zeros(1, model.vocab_size, device=model.head.weight.device))
+    values, states = [], [begin]
+    with inference(model):
+        for piece in read_pieces(model, lambda a, b: ids[a:b], len(ids), chunk, half=half):
+            assert piece.chunk == chunk
+            values.append(piece.values[LOG_LIKELIHOOD])
+            states.append(piece.state)
+    return torch.cat(values), concatenate(states[:-1])
+
+
+def in_a_graph(model: LanguageModel, ids: Tensor, state: State, chunk: int, half: bool) -> Tensor:
+    """Log-likelihoods (rows, length) of ids (rows, length) after a state, `chunk` positions at a time.
+
+    A chunk of one position is a step. The rounds but the last, shorter one are replays of one graph.
+    """
+    place, values = torch.arange(chunk, device=ids.device), torch.empty(ids.shape, device=ids.device)
+    logits, parts = state.logits.clone(), map_state(torch.clone, state.parts)
+    moving = [logits]
+    map_state(moving.append, parts)
+
+    def read() -> None:
+        now = ids.index_select(1, place)
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=half):
+            if len(place) == 1:
+                hidden, after = model.backbone.step(now[:, 0], parts)
+                hidden = hidden[:, None]
+            else:
+                hidden, after = model.backbone(now, parts)
+        following = model.logits(hidden.float())
+        expected = torch.cat([logits[:, None], following[:, :-1]], dim=1).log_softmax(-1)
+        values.index_copy_(1, place, expected.gather(-1, now[..., None])[..., 0])
+        new = [following[:, -1]]
+        map_state(new.append, after)
+        for old, tensor in zip(moving, new, strict=True):
+            old.copy_(tensor)
+        place.add_(chunk)
+
+    with inference(model):
+        read()  # compiles
+        rounds, rest = divmod(ids.shape[1] - chunk, chunk)
+        if ids.is_cuda:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                read()
+            for _ in range(rounds):
+                graph.replay()
+        else:
+            for _ in range(rounds):
+                read()
+        if rest:
+            place = place[:rest]
+            read()
+    return values
+
+
+def _measure_chromosome(planned: Measured) -> Iterator[Measured]:
+    """The command as a user runs it, from its start to its end: log-likelihood and entropy as bigWig."""
+    with tempfile.TemporaryDirectory() as folder:
+        model, fasta, out = (Path(folder) / name for name in ("model", "in.fa", "score.json"))
+        new_model(torch.device("cpu")).save(model)
+        write_fasta(fasta, CHROMOSOME)
+        command = [sys.executable, "-m", "ssm_seq.commands.cli", "score", "--model", model, "--input", fasta]
+        start = time.perf_counter()
+        subprocess.run([*command, "--out", out, "--tracks", Path(folder) / "tracks"], check=True)
+        yield replace(planned, value=time.perf_counter() - start)
+
+
+def write_fasta(path: Path, length: int, line: int = 60) -> None:
+    """Random bases in lines of 60, as one record."""
+    letters = DNA.decode(random_bases(length))
+    whole = length // line * line
+    with path.open("wb") as file:
+        file.write(b">20\n")
+        rows = letters[:whole].reshape(-1, line)
+        file.write(np.concatenate([rows, np.full((len(rows), 1), ord("\n"), np.uint8)], axis=1).tobytes())
+        file.write(letters[whole:].tobytes() + b"\n")

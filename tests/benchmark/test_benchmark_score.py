@@ -1,0 +1,44 @@
+"""The scorer's benchmark: its readings of short chunks are those of the model, its FASTA has all bases."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ssm_seq.benchmark import score
+from ssm_seq.commands.cli import main
+from ssm_seq.config import ModelConfig
+from ssm_seq.data.alphabet import DNA
+from ssm_seq.data.fasta import read_fasta
+from ssm_seq.models import LanguageModel
+
+
+@pytest.mark.parametrize("layer", ["mamba", "s4d"])
+@pytest.mark.parametrize("chunk", [1, 7, 100])
+def test_stretches_side_by_side_give_the_likelihoods_of_the_whole(layer, chunk):
+    torch.manual_seed(0)
+    config = ModelConfig(layer=layer, d_model=8, n_layers=2, d_state=4)
+    model, ids = LanguageModel(config, 15, "dna").eval(), score.random_bases(800)
+    with torch.inference_mode():
+        logits, _ = model(torch.from_numpy(ids)[None])
+    log = logits[0, :-1].log_softmax(-1).numpy()
+    expected = np.array([-math.log(15), *log[np.arange(799), ids[1:]]])
+    found, states = score.likelihoods(model, ids, 100, half=False)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    rows = torch.tensor(ids).long().view(8, 100)
+    np.testing.assert_allclose(
+        score.in_a_graph(model, rows, states, chunk, half=False).flatten(), expected, atol=1e-5
+    )
+
+
+def test_the_fasta_holds_all_bases(tmp_path):
+    score.write_fasta(tmp_path / "in.fa", 1234)
+    [(name, letters)] = [(name, b"".join(chunks)) for name, chunks in read_fasta(tmp_path / "in.fa")]
+    assert name == "20"
+    np.testing.assert_array_equal(DNA.encode(letters), score.random_bases(1234))
+
+
+def test_a_figure_of_a_gpu(capsys):
+    assert main(["bench", "--device", "cpu", "--only", "score"]) == 2
+    assert "score: this is a figure of a GPU" in capsys.readouterr().err
