@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -12,12 +13,26 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = "results/mine/page.html"
+TASK_RULES = {"train_point", "evaluate_point", "task", "task_figure"}
 
 
 def test_the_default_target_is_the_whole_demo(project):
     rules = project.planned()
     assert {"prepare", "train", "evaluate", "baselines", "score", "generate", "summary"} <= rules
     assert not rules & {"demo_data", "source_file", "source_folder"}
+
+
+def test_a_task_is_trained_for_every_point_and_seed(project):
+    code, output = project.snakemake("--dry-run", "results/tasks/induction_heads/result.svg")
+    assert code == 0, output
+    assert re.search(r"^train_point +24$", output, re.MULTILINE), output
+    assert "results/tasks/induction_heads/points/mamba/2/evaluation.json" in output
+    assert set(re.findall(r"^rule (\w+):", output, re.MULTILINE)) == TASK_RULES
+
+    project.edit("config/workflow.yaml", "model=gru model.d_model=40", "model=guru")
+    code, output = project.snakemake("--dry-run", "results/tasks/induction_heads/result.svg")
+    assert code == 2
+    assert "nearest: gru" in output and "Traceback" not in output
 
 
 @pytest.mark.slow

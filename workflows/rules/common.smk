@@ -24,6 +24,9 @@ shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
 wildcard_constraints:
     experiment="[A-Za-z0-9_-]+",
     store="[A-Za-z0-9_-]+",
+    task="|".join(config.get("tasks", [])) or "(?!)",
+    point="[A-Za-z0-9_-]+",
+    seed="[0-9]+",
 
 
 def plainly(function):
@@ -44,6 +47,7 @@ def plainly(function):
 
 plainly(validate)(config, "../schemas/workflow.schema.yaml")
 RESULTS = config["results"]
+POINTS = f"{RESULTS}/tasks/{{task}}/points/{{point}}/{{seed}}"
 
 
 @functools.cache
@@ -124,6 +128,33 @@ def page_inputs(wildcards):
     made += ["score.json"] if experiment.score.input else []
     made += ["generated"] if experiment.generate.length else []
     return files + [f"{RESULTS}/{name}/{file}" for file in made]
+
+
+@plainly
+def point_overrides(wildcards):
+    """What makes a point out of its task's experiment, but for the seed."""
+    points = config["tasks"][wildcards.task]["points"]
+    if wildcards.point not in points:
+        known = ", ".join(points)
+        raise InputError(f"task {wildcards.task} has no point {wildcards.point!r}; known: {known}")
+    return [f"experiment={wildcards.task}", *points[wildcards.point].split()]
+
+
+@functools.cache
+@plainly
+def composed(*overrides):
+    return dataclasses.asdict(compose(overrides))
+
+
+def point_values(wildcards, *sections):
+    whole = composed(*point_overrides(wildcards))
+    return json.dumps({section: whole[section] for section in sections}, sort_keys=True)
+
+
+def task_points(wildcards):
+    described = config["tasks"][wildcards.task]
+    files = expand(f"{POINTS}/{{file}}", file=["run.json", "evaluation.json"], allow_missing=True)
+    return expand(files, task=wildcards.task, point=described["points"], seed=described["seeds"])
 
 
 @plainly

@@ -1,40 +1,5 @@
 # Tasks without a store: one job for each model and seed, then one result and one figure for each task.
 
-POINTS = f"{RESULTS}/tasks/{{task}}/points/{{point}}/{{seed}}"
-
-
-wildcard_constraints:
-    task="|".join(config["tasks"]) or "(?!)",
-    point="[A-Za-z0-9_-]+",
-    seed="[0-9]+",
-
-
-@plainly
-def point_overrides(wildcards):
-    """What makes a point out of its task's experiment."""
-    points = config["tasks"][wildcards.task]["points"]
-    if wildcards.point not in points:
-        known = ", ".join(points)
-        raise InputError(f"task {wildcards.task} has no point {wildcards.point!r}; known: {known}")
-    return [f"experiment={wildcards.task}", *points[wildcards.point].split(), f"optim.seed={wildcards.seed}"]
-
-
-@functools.cache
-@plainly
-def composed(*overrides):
-    return dataclasses.asdict(compose(overrides))
-
-
-def point_values(wildcards, *sections):
-    whole = composed(*point_overrides(wildcards))
-    return json.dumps({section: whole[section] for section in sections}, sort_keys=True)
-
-
-def task_points(wildcards):
-    described = config["tasks"][wildcards.task]
-    files = expand(f"{POINTS}/{{file}}", file=["run.json", "evaluation.json"], allow_missing=True)
-    return expand(files, task=wildcards.task, point=described["points"], seed=described["seeds"])
-
 
 rule train_point:
     output:
@@ -52,7 +17,8 @@ rule train_point:
         folder=subpath(output.run, parent=True),
         overrides=point_overrides,
     shell:
-        "ssm-seq train --out {params.folder} --threads {threads} {params.overrides:q} > {log} 2>&1"
+        "ssm-seq train --out {params.folder} --threads {threads} {params.overrides:q}"
+        " optim.seed={wildcards.seed} > {log} 2>&1"
 
 
 rule evaluate_point:
@@ -72,7 +38,7 @@ rule evaluate_point:
         overrides=point_overrides,
     shell:
         "ssm-seq evaluate --model {params.model} --out {output} --threads {threads} {params.overrides:q}"
-        " > {log} 2>&1"
+        " optim.seed={wildcards.seed} > {log} 2>&1"
 
 
 rule task:
