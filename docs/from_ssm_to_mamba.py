@@ -428,11 +428,13 @@ fade_error = below(difference(fade * before + from_zero, after), 1e-10)
 #
 # ![Time of the selective scan against length on one H100](results/kernels_by_length.svg)
 #
-# The Mamba layer puts it behind a projection and a short convolution, and multiplies with a gate. All three
-# layers obey one law: a whole sequence = any chunks = single steps, outputs and state.
+# The Mamba layer puts it behind a projection and a short convolution, and multiplies with a gate. Between S4
+# and Mamba lie others: LSSL keeps A dense, DSS divides S4D's kernel by a softmax, S5 is one diagonal system for
+# all channels together, EMA has real modes alone, H3 multiplies what a shift and a diagonal system remember.
+# All layers obey one law: a whole sequence = any chunks = single steps, outputs and state.
 
 # %%
-from ssm_seq.layers import S4, S4D, Mamba
+from ssm_seq.layers import DSS, EMA, H3, LSSL, S4, S4D, S5, Mamba
 
 
 def law(layer, x):
@@ -450,13 +452,19 @@ def law(layer, x):
 torch.manual_seed(0)
 x = normal(2, 200, 8)
 with torch.no_grad():
-    law_of = {kind.__name__: below(law(kind(d_model=8).double(), x), 1e-9) for kind in (S4, S4D, Mamba)}
+    kinds = (LSSL, S4, S4D, DSS, S5, EMA, H3, Mamba)
+    law_of = {kind.__name__: below(law(kind(d_model=8).double(), x), 1e-9) for kind in kinds}
 
 # %% [markdown]
 # | layer | chunks and steps against the whole |
 # | --- | --- |
+# | LSSL | {law_of[LSSL]} |
 # | S4 | {law_of[S4]} |
 # | S4D | {law_of[S4D]} |
+# | DSS | {law_of[DSS]} |
+# | S5 | {law_of[S5]} |
+# | EMA | {law_of[EMA]} |
+# | H3 | {law_of[H3]} |
 # | Mamba | {law_of[Mamba]} |
 #
 # ## 9. Where everything lives
@@ -468,10 +476,12 @@ with torch.no_grad():
 # | HiPPO: LegS, LegT, LagT, Fourier | `hippo`, `basis`, `nplr` | |
 # | online memory | `project`, `project_scaled`, `reconstruct`, `reconstruct_scaled` | |
 # | discretisation, sampling rates | `discretise`, `generalised_bilinear`; `transfer`, `undo`, `decimate` | |
-# | LSSL's kernel | `kernel_by_doubling` | |
-# | S4 | `kernel_dplr`, `dplr_chunk` | `ssm_seq.layers.S4` |
-# | S4D | `kernel_vandermonde`, `s4d_legs`, `s4d_inv`, `s4d_lin`, `s4d_real` | `ssm_seq.layers.S4D` |
-# | gates, moving average | `gate`, `ema` | |
+# | LSSL | `kernel_by_doubling` | `ssm_seq.layers.LSSL` |
+# | S4 | `kernel_dplr` | `ssm_seq.layers.S4` |
+# | S4D, DSS | `kernel_vandermonde`, `s4d_legs`, `s4d_inv`, `s4d_lin`, `s4d_real` | `ssm_seq.layers.S4D`, `DSS` |
+# | S5 | | `ssm_seq.layers.S5` |
+# | gates, moving average | `gate`, `ema` | `ssm_seq.layers.EMA` |
+# | H3, a gate, both directions | | `ssm_seq.layers.H3`, `Gated`, `Bidirectional` |
 # | Kalman filter and smoother | `kalman_filter`, `rts_smoother` | |
 # | S6 | the definition beside the kernel | `ssm_seq.kernels.selective_scan`, `selective_step` |
 # | Mamba | | `ssm_seq.layers.Mamba`, `ssm_seq.kernels.mamba_mixer` |
