@@ -428,8 +428,8 @@ fade_error = below(difference(fade * before + from_zero, after), 1e-10)
 #
 # ![Time of the selective scan against length on one H100](results/kernels_by_length.svg)
 #
-# The Mamba layer puts it behind a projection and a short convolution, and multiplies with a gate. Between S4
-# and Mamba lie others: LSSL keeps A dense, DSS divides S4D's kernel by a softmax, S5 is one diagonal system for
+# The Mamba layer puts it behind a projection and a short convolution, and multiplies with a gate. There are
+# others on the road: LSSL keeps A dense, DSS divides S4D's kernel by a softmax, S5 is one diagonal system for
 # all channels together, EMA has real modes alone, H3 multiplies what a shift and a diagonal system remember.
 # All layers obey one law: a whole sequence = any chunks = single steps, outputs and state.
 
@@ -478,8 +478,8 @@ with torch.no_grad():
 # | discretisation, sampling rates | `discretise`, `generalised_bilinear`; `transfer`, `undo`, `decimate` | |
 # | LSSL | `kernel_by_doubling` | `ssm_seq.layers.LSSL` |
 # | S4 | `kernel_dplr` | `ssm_seq.layers.S4` |
-# | S4D, DSS | `kernel_vandermonde`, `s4d_legs`, `s4d_inv`, `s4d_lin`, `s4d_real` | `ssm_seq.layers.S4D`, `DSS` |
-# | S5 | | `ssm_seq.layers.S5` |
+# | S4D | `kernel_vandermonde`, `s4d_legs`, `s4d_inv`, `s4d_lin`, `s4d_real` | `ssm_seq.layers.S4D` |
+# | DSS, S5 | | `ssm_seq.layers.DSS`, `S5` |
 # | gates, moving average | `gate`, `ema` | `ssm_seq.layers.EMA` |
 # | H3, a gate, both directions | | `ssm_seq.layers.H3`, `Gated`, `Bidirectional` |
 # | Kalman filter and smoother | `kalman_filter`, `rts_smoother` | |
