@@ -13,6 +13,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssm_seq.inference.state import State, concatenate
@@ -81,13 +82,12 @@ class Prefix:
                 end = min(start + self.spacing, self.length)
                 nats, state = self._read([self._ids[start:end]], [end], state)
                 costs.append(nats[0])
-        first = torch.full((1,), math.log(model.vocab_size), dtype=torch.float64)
-        self._costs = torch.cat([first, *costs])
+        self._costs = np.concatenate([[math.log(model.vocab_size)], *costs])
 
     @property
     def nats(self) -> float:
         """Log-likelihood of the reference."""
-        return -self._costs.sum().item()
+        return -float(self._costs.sum())
 
     def score(
         self, edits: Sequence[Edit], tolerance: float = 1e-3, batch: int | None = None
@@ -133,28 +133,29 @@ class Prefix:
         first, stop = checkpoint * self.spacing, min((end // self.spacing + 1) * self.spacing, self.length)
         changed = torch.tensor(np.asarray(edit.ids), device=self._device, dtype=self._ids.dtype)
         piece = torch.cat([self._ids[first:start], changed, self._ids[end:stop]])
-        return _Run(self._states[checkpoint], piece, first, stop)
+        return _Run(self._states[checkpoint], 0, piece, first, stop)
 
     def _read_on(self, runs: list["_Run"], tolerance: float) -> None:
         """Read one block of every run, those of one length side by side."""
         for _, group in groupby(sorted(runs, key=self._shape), self._shape):
-            rows = list(group)
-            state = rows[0].state if len(rows) == 1 else concatenate([State(run.state) for run in rows]).parts
-            nats, state = self._read([run.piece for run in rows], [run.stop for run in rows], state)
-            for row, run in enumerate(rows):
-                own = map_state(lambda tensor, row=row: tensor[row : row + 1], state)
-                self._judge(run, nats[row], own, tolerance)
+            some = list(group)
+            nats, state = self._read([run.piece for run in some], [run.stop for run in some], _joined(some))
+            for row, run in enumerate(some):
+                run.state, run.row = state, row
+                self._judge(run, nats[row], tolerance)
 
     def _shape(self, run: "_Run") -> tuple[int, bool]:
         """Runs with the same one are read side by side."""
         return len(run.piece), run.stop == self.length
 
-    def _read(self, pieces: list[Tensor], stops: list[int], state: tuple) -> tuple[Tensor, tuple]:
+    def _read(
+        self, pieces: list[Tensor], stops: list[int], state: tuple
+    ) -> tuple[NDArray[np.float64], tuple]:
         """Read pieces of one length, the reference's position `stop` coming next; all end it or none does.
 
         Returns:
-            float64 (pieces, n) on the CPU: nats of every id that follows one of the piece, n = length, or
-            length - 1 at the reference's end; and the states.
+            (pieces, n): nats of every id that follows one of the piece, n = length, or length - 1 at the
+            reference's end; and the states.
         """
         ids = torch.stack(pieces).long()
         if stops[0] < self.length:
@@ -162,58 +163,93 @@ class Prefix:
         else:
             following = ids.new_full((len(pieces), 1), -1)
         nats, state = self._model.losses(ids, torch.cat([ids[:, 1:], following], dim=1), state)
-        return (nats if stops[0] < self.length else nats[:, :-1]).double().cpu(), state
+        return (nats if stops[0] < self.length else nats[:, :-1]).double().cpu().numpy(), state
 
-    def _judge(self, run: "_Run", nats: Tensor, state: tuple, tolerance: float) -> None:
+    def _judge(self, run: "_Run", nats: NDArray[np.float64], tolerance: float) -> None:
         """Add a block's costs; then either the run is over, or it has its next block."""
         expected = self._costs[run.first + 1 : run.stop + 1]
-        run.nats += (expected.sum() - nats.sum()).item()
+        run.nats += float(expected.sum() - nats.sum())
         run.computed += len(run.piece)
         if run.stop == self.length:
             run.bound = 0.0
             return
-        if _equal(state, self._states[run.stop // self.spacing]):
+        # Equal states mean equal costs behind them: those are here already, the states may be on a GPU.
+        if run.behind_edit and np.array_equal(nats, expected) and self._back(run):
             run.bound = 0.0
         elif tolerance and run.behind_edit:
-            run.changes.append(expected - nats)
+            run.changes.append(_Change.of(expected - nats))
             rest = _rest(run.changes)
             if rest <= tolerance * max(abs(run.nats), FLOOR):
                 run.bound = rest
         stop = min(run.stop + self.spacing, self.length)
         run.first, run.stop, run.behind_edit = run.stop, stop, True
-        run.state, run.piece = state, self._ids[run.first : stop]
+        run.piece = self._ids[run.first : stop]
+
+    def _back(self, run: "_Run") -> bool:
+        """Whether all states are those of the reference."""
+        return _equal(run.own_state, self._states[run.stop // self.spacing])
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A block's changes of costs: the sum of their sizes, and that of the squares of parts that count as
+    independent (or the square of their sum, where that is more)."""
+
+    size: float
+    square: float
+
+    @classmethod
+    def of(cls, changes: NDArray[np.float64]) -> "_Change":
+        edges = np.linspace(0, len(changes), _PARTS, endpoint=False, dtype=np.int64)
+        parts = np.add.reduceat(changes, np.unique(edges))
+        return cls(float(np.abs(changes).sum()), float(max(np.square(parts).sum(), parts.sum() ** 2)))
 
 
 @dataclass
 class _Run:
-    """One edit on its way: `state`, then `piece` is read, which stands for the reference's first..stop-1.
+    """One edit on its way: row `row` of `state`, then `piece` is read, which stands for the reference's
+    first..stop-1.
 
     behind_edit: the piece is the reference's. changes: by how much its positions cost less than there, for
     the last blocks.
     """
 
     state: tuple
+    row: int
     piece: Tensor
     first: int
     stop: int
     behind_edit: bool = False
-    changes: deque[Tensor] = field(default_factory=lambda: deque(maxlen=_BLOCKS))
+    changes: deque[_Change] = field(default_factory=lambda: deque(maxlen=_BLOCKS))
     nats: float = 0.0
     computed: int = 0
     bound: float | None = None
 
+    @property
+    def own_state(self) -> tuple:
+        return map_state(lambda tensor: tensor[self.row : self.row + 1], self.state)
 
-def _rest(changes: Sequence[Tensor]) -> float:
+
+def _joined(runs: Sequence[_Run]) -> tuple:
+    """The states of runs as one batch; rows of one state that follow one another are taken at once."""
+    parts = []
+    for _, group in groupby(runs, lambda run: id(run.state)):
+        some = list(group)
+        whole, rows = State(some[0].state), [run.row for run in some]
+        parts.append(whole if rows == list(range(whole.batch)) else whole.select(rows))
+    return parts[0].parts if len(parts) == 1 else concatenate(parts).parts
+
+
+def _rest(changes: Sequence[_Change]) -> float:
     """Estimate of |sum of all later changes| from those of the last blocks; infinite for too few blocks."""
     if len(changes) < _BLOCKS:
         return math.inf
-    sizes = [block.abs().sum().item() for block in changes]
-    decay = (sizes[-1] / sizes[0]) ** (1 / (_BLOCKS - 1)) if sizes[0] else 0.0
+    first, last = changes[0].size, changes[-1].size
+    decay = (last / first) ** (1 / (_BLOCKS - 1)) if first else 0.0
     if decay >= 1:
         return math.inf
-    sums = [torch.stack([part.sum() for part in block.tensor_split(_PARTS)]) for block in changes]
-    squares = [max(part.square().sum(), part.sum().square()).item() for part in sums]
-    return _SAFETY * math.sqrt(sum(squares) / _BLOCKS) * decay / math.sqrt(1 - decay**2)
+    mean = sum(block.square for block in changes) / _BLOCKS
+    return _SAFETY * math.sqrt(mean) * decay / math.sqrt(1 - decay**2)
 
 
 def default_spacing(length: int) -> int:
