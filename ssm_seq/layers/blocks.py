@@ -40,22 +40,21 @@ def in_blocks(u: Tensor, Abar: Tensor, Bbar: Tensor, C: Tensor, x: Tensor) -> tu
 
     batch, count = len(u), -(-length // width)
     blocks = F.pad(u, (0, 0, 0, count * width - length)).unflatten(1, (count, width))
-    blocks = blocks.permute(3, 0, 1, 2)  # (d_model, batch, count, width)
-    ends = blocks.flatten(1, 2) @ into.flip(-1).mT.to(u.dtype)  # what each block adds to the state
+    blocks = blocks.permute(3, 0, 1, 2).flatten(1, 2)  # (d_model, batch * count, width)
+    ends = blocks @ into.flip(-1).mT.to(u.dtype)  # what each block adds to the state
     before = x.transpose(0, 1)[:, :, None]  # (d_model, batch, count, N): the states that enter the blocks
     if count > 1:
-        ends = ends.unflatten(1, (batch, count))[:, :, :-1]
         across = reduce(torch.matmul, _factors(powers, width))
+        ends = ends.unflatten(1, (batch, count))[:, :, :-1]
         before = torch.cat([before, _states(ends, across, before[:, :, 0])], dim=2)
-    rows = torch.cat([blocks, before], dim=-1).flatten(1, 2)
-    y = rows @ torch.cat([within, out_of], dim=-1).mT.to(u.dtype)
+    y = torch.baddbmm(_apply(out_of, before.flatten(1, 2)), blocks, within.mT.to(u.dtype))
     y = y.unflatten(1, (batch, count)).permute(1, 2, 3, 0).flatten(1, 2)[:, :length]
 
     last = length - (count - 1) * width
     x = before[:, :, -1]
     for power in _factors(powers, last):
         x = _apply(power, x)
-    x = x + blocks[:, :, -1, :last] @ into[..., :last].flip(-1).mT.to(u.dtype)
+    x = x + blocks.unflatten(1, (batch, count))[:, :, -1, :last] @ into[..., :last].flip(-1).mT.to(u.dtype)
     return y, x.transpose(0, 1)
 
 
@@ -80,5 +79,5 @@ def _states(ends: Tensor, power: Tensor, x: Tensor) -> Tensor:
 
 
 def _apply(matrix: Tensor, x: Tensor) -> Tensor:
-    """matrix (d_model, N, N) times x (d_model, ..., N), in x's dtype."""
-    return (x.flatten(1, -2) @ matrix.mT.to(x.dtype)).view(x.shape)
+    """matrix (d_model, M, N) times x (d_model, ..., N), in x's dtype."""
+    return (x.flatten(1, -2) @ matrix.mT.to(x.dtype)).unflatten(1, x.shape[1:-1])
