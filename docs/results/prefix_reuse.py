@@ -19,12 +19,13 @@ import torch
 from ssm_seq.data.alphabet import DNA
 from ssm_seq.data.fasta import read_fasta
 from ssm_seq.files import write_json
-from ssm_seq.inference import Edit, Prefix, bits_of_windows
+from ssm_seq.inference import Edit, Prefix, score_record
 from ssm_seq.models import LanguageModel, load_model
 from ssm_seq.training.run_record import git_commit, processor
 
 GENOME = "data/demo/genomes/ecoli_mg1655.fa.gz"
-START, EDITS, CHUNK = 2_000_000, 48, 16384
+START = 2_000_000
+EDITS = {"cpu": 48, "cuda": 512}
 
 
 def random_edits(ids: np.ndarray, count: int) -> list[Edit]:
@@ -46,11 +47,12 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 def measure(model: LanguageModel, ids: np.ndarray, exact: int) -> Iterator[dict[str, Any]]:
     """Records of one window; the first `exact` edits are also read to the end."""
-    bits_of_windows(model, [ids[None, :CHUNK]], CHUNK)  # compiles
-    _, whole = timed(lambda: bits_of_windows(model, [ids[None]], CHUNK))
+    count = EDITS[next(model.parameters()).device.type]
+    score_record(model, lambda a, b: ids[a:b], len(ids))  # compiles
+    _, whole = timed(lambda: score_record(model, lambda a, b: ids[a:b], len(ids)))
     prefix, reference = timed(lambda: Prefix(model, ids))
-    edits = random_edits(ids, EDITS)
-    prefix.score(edits[:1])
+    edits = random_edits(ids, count)
+    prefix.score(edits[: count // 4])
     scores, seconds = timed(lambda: prefix.score(edits))
     read = np.array([score.computed for score in scores])
     errors = [
@@ -62,8 +64,8 @@ def measure(model: LanguageModel, ids: np.ndarray, exact: int) -> Iterator[dict[
     for name, unit, value, more in [
         ("read whole", "s", whole, {}),
         ("reference read once, states kept", "s", reference, {}),
-        (f"an edit, mean of {EDITS}", "s", seconds / EDITS, {}),
-        ("whole over an edit, time", "x", whole * EDITS / seconds, target),
+        (f"an edit, mean of {count}", "s", seconds / count, {}),
+        ("whole over an edit, time", "x", whole * count / seconds, target),
         ("whole over an edit, positions", "x", times[0], {"low": times[1], "high": times[2]} | target),
         ("positions of an edit, mean", "", read.mean(), {}),
         ("positions of an edit, median", "", np.median(read), {}),
@@ -81,7 +83,7 @@ def main(folder: str, out: str) -> None:
     genome = DNA.encode(b"".join(chunks))
     records = [
         record
-        for length, exact in ((2**16, EDITS), (2**20, 6))
+        for length, exact in ((2**16, 48), (2**20, 6))
         for record in measure(model, genome[START : START + length], exact)
     ]
     size = f"{model.config.n_layers} x {model.config.d_model} {model.config.layer}, trained for 250 steps"
