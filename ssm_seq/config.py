@@ -80,10 +80,11 @@ class TaskConfig:
     """What is learnt.
 
     name: from a byte store `classify` (a label for a window) or `language_model` (the next byte); without one
-        `copying`, `selective_copying`, `induction_heads` or `fashion_mnist` (ssm_seq/tasks), of size
-        `data.window`.
+        `copying`, `selective_copying`, `induction_heads`, `fashion_mnist`, or of real signals `delay`,
+        `integration`, `reconstruction` (ssm_seq/tasks), of size `data.window`.
     symbols: different ordinary tokens of a drawn sequence; memorise: how many of them to copy.
     curriculum: sizes that training starts with, `curriculum_steps` steps each, before `data.window`.
+    band: of a signal, in cycles a position; lag: positions of a delay; samples: points of a reconstruction.
     images: folder of Fashion-MNIST; permuted: read its pixels in one random order instead of row by row.
     """
 
@@ -92,6 +93,9 @@ class TaskConfig:
     memorise: int = 16
     curriculum: list[int] = field(default_factory=list)
     curriculum_steps: int = 0
+    band: float = 0.01
+    lag: int = 1000
+    samples: int = 64
     images: str = "data/sources/fashion-mnist"
     permuted: bool = False
 

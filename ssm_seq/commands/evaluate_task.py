@@ -1,5 +1,6 @@
 """A model on the test sequences of a task, by their length."""
 
+import math
 import time
 from typing import Any
 
@@ -8,17 +9,18 @@ import torch
 from ssm_seq.config import Config, expect_at_least
 from ssm_seq.errors import InputError
 from ssm_seq.evaluation.proportion import wilson
-from ssm_seq.inference.answers import right_answers
-from ssm_seq.models import Classifier, LanguageModel
+from ssm_seq.inference.answers import relative_squares, right_answers
+from ssm_seq.models import Classifier, LanguageModel, Regressor
 from ssm_seq.tasks import task_of
 
 
-def evaluate_task(config: Config, model: Classifier | LanguageModel) -> dict[str, Any]:
+def evaluate_task(config: Config, model: Classifier | LanguageModel | Regressor) -> dict[str, Any]:
     """The content of evaluation.json for a task without a store.
 
-    For each size in `evaluate.lengths` the share of right answers over at most `evaluate.max_windows` test
-    sequences, read in chunks of `evaluate.chunk` positions in `optim.precision`; its 95 % interval is that of
-    independent sequences; `whole` is the share of sequences without any wrong answer.
+    For each size in `evaluate.lengths` a figure over at most `evaluate.max_windows` test sequences, read in
+    chunks of `evaluate.chunk` positions in `optim.precision`, with a 95 % interval over independent
+    sequences: `accuracy`, the share of right answers, and `whole`, that of sequences without a wrong one; for
+    a regressor `rms_error`, of the answers relative to the true ones.
 
     Raises:
         InputError: the model was not made for the task's ids.
@@ -33,24 +35,29 @@ def evaluate_task(config: Config, model: Classifier | LanguageModel) -> dict[str
         )
     device, started, results = next(model.parameters()).device, time.perf_counter(), []
     half = device.type == "cuda" and config.optim.precision == "bfloat16"
+    judge = relative_squares if isinstance(model, Regressor) else right_answers
     for length in settings.lengths:
-        begun, right = time.perf_counter(), []
+        begun, count, size = time.perf_counter(), settings.max_windows, settings.batch_size
+        examples = task.test(count, size, length, settings.seed, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            for example in task.test(
-                settings.max_windows, settings.batch_size, length, settings.seed, device
-            ):
-                right.append(right_answers(model, example, settings.chunk).cpu())
-        answers = torch.cat(right).view(sum(map(len, right)), -1)
-        share = wilson(answers.double().mean().item(), len(answers))
-        results.append(
-            {
-                "length": length,
-                "n": len(answers),
-                "accuracy": share.value,
-                "low": share.low,
-                "high": share.high,
-                "whole": answers.all(1).double().mean().item(),
-                "seconds": round(time.perf_counter() - begun, 3),
-            }
-        )
+            judged = torch.cat([judge(model, example, settings.chunk).cpu() for example in examples])
+        figures = _rms_error(judged) if isinstance(model, Regressor) else _accuracy(judged)
+        seconds = round(time.perf_counter() - begun, 3)
+        results.append({"length": length, "n": len(judged), **figures, "seconds": seconds})
     return {"task": config.task.name, "results": results, "seconds": time.perf_counter() - started}
+
+
+def _accuracy(right: torch.Tensor) -> dict[str, float]:
+    """right: bool (sequences,) or (sequences, answered)."""
+    right = right.view(len(right), -1)
+    share = wilson(right.double().mean().item(), len(right))
+    whole = right.all(1).double().mean().item()
+    return {"accuracy": share.value, "low": share.low, "high": share.high, "whole": whole}
+
+
+def _rms_error(squares: torch.Tensor) -> dict[str, float]:
+    """squares: relative mean square errors (sequences,); the interval is that of their mean, as if normal."""
+    mean, spread = squares.double().mean().item(), squares.double().std().item() if len(squares) > 1 else 0.0
+    half = 1.96 * spread / math.sqrt(len(squares))
+    bounds = {"low": math.sqrt(max(0.0, mean - half)), "high": math.sqrt(mean + half)}
+    return {"rms_error": math.sqrt(mean), **bounds}

@@ -20,6 +20,9 @@ DNA_LETTERS = b"ACGTNRYSWKMBDHV"
 TOKENS = "tokens"
 """Stands where the name of an alphabet would: the ids are those of a tokenizer and have no text here."""
 
+SIGNAL = "signal"
+"""Stands where the name of an alphabet would: the input is real numbers."""
+
 _DNA_COMPLEMENTS = b"TGCANYRSWMKVHDB"
 _ILLEGAL = 255
 _MU = 255.0

@@ -131,18 +131,22 @@ class Backbone(nn.Module):
     """Token ids to hidden vectors. Its state is the tuple of its layers' states.
 
     ordered: neighbouring ids mean neighbouring things (levels of a waveform), so their vectors start alike.
+    real: in place of ids the input is real vectors of `vocab_size` channels.
 
     Raises:
         InputError: a layer or a size that doesn't exist.
     """
 
-    def __init__(self, config: ModelConfig, vocab_size: int, ordered: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, vocab_size: int, ordered: bool = False, real: bool = False
+    ) -> None:
         super().__init__()
         check(config)
-        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.embedding = (nn.Linear if real else nn.Embedding)(vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=1e-5)  # only holds the weight
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        if not real:
+            nn.init.normal_(self.embedding.weight, std=0.02)
         if ordered:
             with torch.no_grad():
                 self.embedding.weight.copy_(smooth_vectors(vocab_size, config.d_model))
@@ -152,7 +156,8 @@ class Backbone(nn.Module):
                 block.layer.out_proj.weight /= math.sqrt(config.n_layers)
 
     def forward(self, ids: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
-        """ids (batch, length) of any integer type -> (batch, length, d_model), state."""
+        """ids (batch, length) of any integer type, or a signal (batch, length, channels)
+        -> (batch, length, d_model), state."""
         x, residual, states = self._embedded(ids), None, []
         for i, block in enumerate(self.blocks):
             x, residual, after = block(x, residual, None if state is None else state[i])
@@ -168,7 +173,8 @@ class Backbone(nn.Module):
         return rms_norm(x_t, self.norm.weight, self.norm.eps, residual)[0], tuple(states)
 
     def _embedded(self, ids: Tensor) -> Tensor:
-        x, device = self.embedding(ids.long()), ids.device.type
+        ids = ids if ids.is_floating_point() else ids.long()
+        x, device = self.embedding(ids), ids.device.type
         if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
             # autocast itself leaves embeddings in float32, and with them every later sum. Those are what the
             # norms save for the backward pass: at millions of positions much of the memory, here halved.

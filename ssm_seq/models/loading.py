@@ -14,12 +14,15 @@ from ssm_seq.errors import InputError
 from ssm_seq.models.classifier import Classifier
 from ssm_seq.models.language_model import LanguageModel
 from ssm_seq.models.model import DESCRIPTION, WEIGHTS
+from ssm_seq.models.regressor import Regressor
 
 # Older models' files don't have these: their defaults.
 LATER = {"gated", "bidirectional", "blocks", "hippo", "heads"}
 
 
-def load_model(directory: Path | str, device: torch.device | str = "cpu") -> LanguageModel | Classifier:
+def load_model(
+    directory: Path | str, device: torch.device | str = "cpu"
+) -> LanguageModel | Classifier | Regressor:
     """The model that `Model.save` wrote, on `device`, in evaluation mode.
 
     Raises:
@@ -44,7 +47,7 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> Lan
     return model.to(device).eval()
 
 
-def _build(path: Path) -> LanguageModel | Classifier:
+def _build(path: Path) -> LanguageModel | Classifier | Regressor:
     """The model of a config.json, with fresh weights."""
     described = _description(path)
     kind, sample_rate = _entry(described, "kind", str, path), described.get("sample_rate")
@@ -66,9 +69,15 @@ def _build(path: Path) -> LanguageModel | Classifier:
                 if not classes or not all(isinstance(name, str) for name in classes):
                     raise InputError(f"{path}: classes is {classes!r}, expected a list of names")
                 return Classifier(config, vocab_size, classes, alphabet, sample_rate)
+            case Regressor.kind:
+                outputs = _entry(described, "outputs", int, path)
+                if outputs < 1:
+                    raise InputError(f"{path}: outputs is {outputs}, expected a positive whole number")
+                return Regressor(config, vocab_size, outputs)
     except InputError as error:
         raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
-    raise InputError(f"{path}: kind is {kind!r}, expected {LanguageModel.kind!r} or {Classifier.kind!r}")
+    kinds = (LanguageModel.kind, Classifier.kind, Regressor.kind)
+    raise InputError(f"{path}: kind is {kind!r}, expected one of {', '.join(map(repr, kinds))}")
 
 
 def _description(path: Path) -> dict[str, Any]:

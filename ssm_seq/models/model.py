@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssm_seq.config import ModelConfig
-from ssm_seq.data.alphabet import LINEAR, MU_LAW
+from ssm_seq.data.alphabet import LINEAR, MU_LAW, SIGNAL
 from ssm_seq.files import whole_directory
 from ssm_seq.models.backbone import Backbone
 
@@ -23,6 +23,7 @@ class Model(nn.Module, ABC):
     """A model of token sequences with everything needed to use it alone.
 
     alphabet: name of the alphabet of the ids; sample_rate: Hz, None where it has no meaning (DNA).
+    vocab_size: how many ids there are; for the alphabet `signal`, how many real channels.
     """
 
     kind: ClassVar[str]
@@ -35,7 +36,8 @@ class Model(nn.Module, ABC):
             alphabet,
             sample_rate,
         )
-        self.backbone = Backbone(config, vocab_size, ordered=alphabet in (LINEAR.name, MU_LAW.name))
+        ordered, real = alphabet in (LINEAR.name, MU_LAW.name), alphabet == SIGNAL
+        self.backbone = Backbone(config, vocab_size, ordered, real)
 
     @abstractmethod
     def forward(self, ids: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:

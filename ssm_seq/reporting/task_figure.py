@@ -2,7 +2,7 @@
 
     python -m ssm_seq.reporting.task_figure docs/results/induction_heads_h100.json
 
-Accuracy against length, or bars where there is one length.
+Accuracy, or the error, against length; bars where there is one length.
 """
 
 import sys
@@ -22,7 +22,7 @@ MARKERS = "osD^vP*X<>dph8"
 
 
 def task_figure(result: dict[str, Any]) -> Figure:
-    """Accuracy against length, a line for each point with its extremes; bars where there is one length."""
+    """Values against length, a line for each point with its extremes; bars where there is one length."""
     points: dict[str, list[dict[str, Any]]] = {}
     for record in result["records"]:
         points.setdefault(record["point"], []).append(record)
@@ -39,9 +39,12 @@ def task_figure(result: dict[str, Any]) -> Figure:
         axes.fill_between(lengths, *bounds, color=look["color"], alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.axvline(result["trained_at"], color=MUTED, linestyle=":", linewidth=1)
-    axes.text(result["trained_at"], 1.04, " trained here", color=MUTED, size=8, va="bottom")
-    axes.set(xlabel="length of the test sequences", ylabel="right answers", ylim=(0, 1.03))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    over = {"transform": axes.get_xaxis_transform(), "va": "bottom", "size": 8}
+    axes.text(result["trained_at"], 1.01, "trained here", color=MUTED, ha="center", **over)
+    axes.set(xlabel="length of the test sequences", ylabel=_label(result["records"][0]))
+    if _is_share(result["records"][0]):
+        axes.set_ylim(0, 1.03)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
     grid(axes)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return drawing
@@ -54,13 +57,25 @@ def _bars(records: list[dict[str, Any]]) -> Figure:
     for height, record in enumerate(reversed(records)):
         axes.barh(height, record["value"], height=0.6, color=COLOURS[0], alpha=0.85)
         axes.plot([record["low"], record["high"]], [height, height], color=INK, linewidth=1.2)
-    names = [f"{record['point']}: {100 * record['value']:.4g} %" for record in reversed(records)]
+    shares = _is_share(records[0])
+    form = (lambda value: f"{100 * value:.4g} %") if shares else (lambda value: f"{value:.3g}")
+    names = [f"{record['point']}: {form(record['value'])}" for record in reversed(records)]
     axes.set_yticks(range(len(records)), names)
     axes.tick_params(axis="y", length=0)
     axes.spines.left.set_visible(False)
-    axes.set(xlabel="right answers", xlim=(0, 1))
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.set(xlabel=_label(records[0]))
+    if shares:
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
     return drawing
+
+
+def _is_share(record: dict[str, Any]) -> bool:
+    return record["unit"] == "accuracy"
+
+
+def _label(record: dict[str, Any]) -> str:
+    return "right answers" if _is_share(record) else record["unit"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -40,7 +40,7 @@ def task_result(points: Path, command: str, only: Sequence[str] | None = None) -
     first = next(iter(found.values()))[0]
     config = first["config"]
     return {
-        "what": f"{config['title']}: right answers, mean and extremes over seeds",
+        "what": f"{config['title']}: mean and extremes over seeds",
         "command": command,
         "commit": first["git_commit"],
         "date": datetime.now(UTC).date().isoformat(),
@@ -61,13 +61,14 @@ def _run(folder: Path) -> dict[str, Any]:
 def _records(name: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     lines = []
     for number, result in enumerate(runs[0]["results"]):
-        of_seeds = [run["results"][number]["accuracy"] for run in runs]
+        metric = "accuracy" if "accuracy" in result else "rms_error"
+        of_seeds = [run["results"][number][metric] for run in runs]
         one = len(runs) == 1
         lines.append(
             {
                 "name": f"{name}, {result['length']:,}",
                 "value": mean(of_seeds),
-                "unit": "accuracy",
+                "unit": "accuracy" if metric == "accuracy" else "relative RMS error",
                 "low": result["low"] if one else min(of_seeds),
                 "high": result["high"] if one else max(of_seeds),
                 "point": name,

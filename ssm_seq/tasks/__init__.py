@@ -9,9 +9,11 @@ from ssm_seq.errors import InputError
 from ssm_seq.tasks.copying import Copying
 from ssm_seq.tasks.fashion_mnist import FashionMnist
 from ssm_seq.tasks.induction import InductionHeads
+from ssm_seq.tasks.signals import Signals
 from ssm_seq.tasks.task import Example, Task
 
-TASKS = ("copying", "selective_copying", "induction_heads", "fashion_mnist")
+SIGNALS = ("delay", "integration", "reconstruction")
+TASKS = ("copying", "selective_copying", "induction_heads", "fashion_mnist", *SIGNALS)
 
 __all__ = ["TASKS", "Example", "Task", "task_of"]
 
@@ -28,4 +30,6 @@ def task_of(config: Config) -> Task:
             return InductionHeads(task.symbols)
         case "fashion_mnist":
             return FashionMnist(task.images, task.permuted)
+        case "delay" | "integration" | "reconstruction":
+            return Signals(task.name, task.band, task.lag, task.samples)
     raise InputError(f"task.name={task.name}: expected one of {', '.join(TASKS)}")

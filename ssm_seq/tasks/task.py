@@ -12,10 +12,10 @@ Device = torch.device | str
 
 
 class Example(NamedTuple):
-    """inputs: ids (sequences, positions) uint8.
+    """inputs: ids (sequences, positions) uint8, or a signal (sequences, positions, channels) float32.
 
-    answers: int64, a class for each sequence (sequences,), or the ids that a model is to predict at the last
-    positions (sequences, answered).
+    answers: a class for each sequence (sequences,) int64, or what a model is to predict at the last
+    positions, ids (sequences, answered) int64 or real values (sequences, answered, outputs) float32.
     """
 
     inputs: Tensor
@@ -25,14 +25,16 @@ class Example(NamedTuple):
 class Task(ABC):
     """Batches on a device. Splits are streams of random numbers, or parts of a data set.
 
-    vocab_size: ids are below it. classes: their names, for a class for each sequence; None for ids as
-    answers.
+    vocab_size: ids are below it; of a signal, its channels.
     alphabet: what the ids mean (`ssm_seq.data.alphabet`).
+    classes: their names where the answer is a class for each sequence, else None.
+    outputs: real values in an answer, None where answers are ids or classes.
     """
 
     vocab_size: int
-    classes: list[str] | None = None
     alphabet: str
+    classes: list[str] | None = None
+    outputs: int | None = None
 
     @abstractmethod
     def draw(self, split: str, count: int, length: int, generator: torch.Generator) -> Example:

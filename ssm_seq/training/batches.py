@@ -13,13 +13,14 @@ from ssm_seq.config import Config
 from ssm_seq.data.store import Store
 from ssm_seq.data.windows import Windows, WindowSampler, windows
 from ssm_seq.errors import InputError
-from ssm_seq.models import Classifier, LanguageModel
+from ssm_seq.models import Classifier, LanguageModel, Regressor
 
 
 class Batch(NamedTuple):
-    """inputs: (batch, length) int64 ids.
+    """inputs: (batch, length) int64 ids, or a signal (batch, length, channels) float32.
 
-    targets: int64, (batch,) classes, (batch, length) next ids or (batch, fewer) ids at the last positions.
+    targets: int64, (batch,) classes, (batch, length) next ids or (batch, fewer) ids at the last positions; of
+    a signal float32, (batch, fewer or all, outputs) values there.
     weights: float32, the weight of each target in the loss.
     known: bool, whether a target is a definite symbol (a base and not N; always, for sound and classes).
     """
@@ -55,15 +56,19 @@ def read_batch(windows: Windows, indices: NDArray[np.int64], config: Config, dev
 
 
 def losses(
-    model: Classifier | LanguageModel, batch: Batch, precision: str = "bfloat16"
+    model: Classifier | LanguageModel | Regressor, batch: Batch, precision: str = "bfloat16"
 ) -> tuple[Tensor, Tensor | None]:
-    """Cross entropy of every target in nats (float32, shape of `targets`), and the logits behind it.
+    """Cross entropy of every target in nats (float32, shape of `weights`), and the logits behind it; for a
+    regressor the mean square error of every target's outputs, and None.
 
-    Those of a language model with a target at every position are never there as a whole, and not given back.
-    On a GPU the model runs in `precision` where autocast allows it; the loss is always in float32.
+    The logits of a language model with a target at every position are never there as a whole, and not given
+    back. On a GPU the model runs in `precision` where autocast allows it; the loss is always in float32.
     """
     half = batch.inputs.is_cuda and precision == "bfloat16"
     with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=half):
+        if isinstance(model, Regressor):
+            outputs, _ = model.answers(batch.inputs, batch.targets.shape[1])
+            return (outputs.float() - batch.targets).square().mean(-1), None
         if isinstance(model, Classifier):
             logits, _ = model(batch.inputs)
         elif batch.targets.shape == batch.inputs.shape:

@@ -19,6 +19,7 @@ from ssm_seq.config import Config, expect_at_least
 from ssm_seq.data.store import Store
 from ssm_seq.errors import InputError
 from ssm_seq.files import only_run_in, write_json
+from ssm_seq.models import Regressor
 from ssm_seq.training.batches import losses
 from ssm_seq.training.checkpoint import Checkpoints, identity, load_weights
 from ssm_seq.training.gradients import Gradients
@@ -184,6 +185,8 @@ class Run:
         score = {"valid_accuracy": correct / known}
         if self.config.task.name == "language_model":
             score = {"valid_bits_per_byte": bits / known}
+        if isinstance(self.model, Regressor):
+            score = {"valid_rms_error": math.sqrt(loss / weight)}
         return {"step": self.progress.step, "valid_loss": loss / weight, **score}
 
     def record(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from ssm_seq.config import Config
 from ssm_seq.data.store import Store
 from ssm_seq.errors import InputError
-from ssm_seq.models import Classifier, LanguageModel
+from ssm_seq.models import Classifier, LanguageModel, Regressor
 from ssm_seq.tasks import TASKS, Example, Task, task_of
 from ssm_seq.tasks.task import numbered_generator
 from ssm_seq.training.batches import Batch, read_batch, training_sampler, validation_batches
@@ -21,7 +21,7 @@ class Source(ABC):
     """Training batches without end, the same ones after `load_state`; validation batches, always the same."""
 
     @abstractmethod
-    def new_model(self) -> Classifier | LanguageModel:
+    def new_model(self) -> Classifier | LanguageModel | Regressor:
         """The untrained model of the configuration's task, on the CPU."""
 
     @abstractmethod
@@ -67,7 +67,7 @@ class StoreSource(Source):
         self.config, self.store, self.device = config, store, device
         self.sampler = training_sampler(config, store)
 
-    def new_model(self) -> Classifier | LanguageModel:
+    def new_model(self) -> Classifier | LanguageModel | Regressor:
         return new_model(self.config, self.store)
 
     def next(self) -> Batch:
@@ -90,10 +90,12 @@ class TaskSource(Source):
         self.config, self.task, self.device = config, task, device
         self.drawn = 0
 
-    def new_model(self) -> Classifier | LanguageModel:
+    def new_model(self) -> Classifier | LanguageModel | Regressor:
         model, task = self.config.model, self.task
         if task.classes is not None:
             return Classifier(model, task.vocab_size, task.classes, task.alphabet)
+        if task.outputs is not None:
+            return Regressor(model, task.vocab_size, task.outputs)
         return LanguageModel(model, task.vocab_size, task.alphabet)
 
     def next(self) -> Batch:
@@ -131,5 +133,5 @@ def new_model(config: Config, store: Store) -> Classifier | LanguageModel:
 def _batch(example: Example) -> Batch:
     """Every answer known, and of weight 1."""
     inputs, targets = example
-    known = torch.ones_like(targets, dtype=torch.bool)
-    return Batch(inputs.long(), targets, known.float(), known)
+    known = torch.ones(targets.shape[:2], dtype=torch.bool, device=targets.device)
+    return Batch(inputs if inputs.is_floating_point() else inputs.long(), targets, known.float(), known)

@@ -9,7 +9,7 @@ from ssm_seq.commands.cli import main
 from ssm_seq.commands.evaluate_task import evaluate_task
 from ssm_seq.config import Config, DataConfig, EvaluateConfig, ModelConfig, OptimConfig, TaskConfig
 from ssm_seq.errors import InputError
-from ssm_seq.inference.answers import right_answers
+from ssm_seq.inference.answers import relative_squares, right_answers
 from ssm_seq.models import load_model
 from ssm_seq.tasks import task_of
 from ssm_seq.training import train
@@ -22,7 +22,9 @@ def config(name="induction_heads", layer="mamba", **optim):
     values = {"steps": 6, "batch_size": 4, "warmup_steps": 2, "valid_batches": 1, "checkpoint_every": 2}
     return Config(
         data=DataConfig(window=24),
-        task=TaskConfig(name, symbols=4, memorise=3, curriculum=[8, 12], curriculum_steps=2),
+        task=TaskConfig(
+            name, symbols=4, memorise=3, curriculum=[8, 12], curriculum_steps=2, band=0.2, lag=2, samples=5
+        ),
         model=ModelConfig(layer, d_model=8, n_layers=1, d_state=4),
         optim=OptimConfig(**{**values, "log_every": 2, "valid_every": 3, **optim}),
         evaluate=EvaluateConfig(lengths=[8, 24], max_windows=10, batch_size=4, chunk=5),
@@ -30,7 +32,7 @@ def config(name="induction_heads", layer="mamba", **optim):
 
 
 @pytest.mark.parametrize("layer", ["mamba", "transformer", "lstm", "gru", "cnn"])
-@pytest.mark.parametrize("name", ["induction_heads", "selective_copying"])
+@pytest.mark.parametrize("name", ["induction_heads", "selective_copying", "delay"])
 def test_an_interrupted_run_ends_like_an_undisturbed_one(name, layer, tmp_path, monkeypatch):
     take_step = Run.take_step
 
@@ -48,7 +50,8 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(name, layer, tmp_path, 
     whole, parts = (tmp_path / part / "model/model.safetensors" for part in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
     lines = (tmp_path / "parts/metrics.jsonl").read_text().splitlines()
-    assert 0 <= json.loads(lines[-1])["valid_accuracy"] <= 1
+    score = json.loads(lines[-1])["valid_rms_error" if name == "delay" else "valid_accuracy"]
+    assert 0 <= score <= (2 if name == "delay" else 1)
     tail = 3 if name == "selective_copying" else 0
     tokens = 4 * (2 * (8 + tail) + 2 * (12 + tail) + 2 * (24 + tail))
     assert json.loads((tmp_path / "parts/run.json").read_text())["tokens"] == tokens
@@ -63,6 +66,25 @@ def test_answers_do_not_depend_on_the_chunks(name, layer):
     expected = run.model(example.inputs)[0][:, -example.answers.shape[1] :].argmax(-1) == example.answers
     for chunk in (1, 7, 1000):
         assert torch.equal(right_answers(run.model, example, chunk), expected)
+
+
+@pytest.mark.parametrize("layer", ["mamba", "s4", "gru"])
+@pytest.mark.parametrize("name", ["delay", "integration", "reconstruction"])
+def test_errors_do_not_depend_on_the_chunks(name, layer, tmp_path):
+    settings = config(name, layer)
+    Run(settings, None, CPU).model.save(tmp_path)
+    model = load_model(tmp_path)
+    example = next(task_of(settings).test(5, 5, 40, seed=0, device="cpu"))
+    told = model(example.inputs)[0][:, -example.answers.shape[1] :]
+    state, steps = model.initial_state(5), []
+    for position in range(40):
+        answer, state = model.step(example.inputs[:, position], state)
+        steps.append(answer)
+    torch.testing.assert_close(torch.stack(steps[-told.shape[1] :], 1), told, rtol=1e-3, atol=1e-4)
+    expected = ((told - example.answers) ** 2).sum((1, 2)) / (example.answers**2).sum((1, 2))
+    for chunk in (1, 7, 1000):
+        torch.testing.assert_close(relative_squares(model, example, chunk), expected, rtol=1e-4, atol=1e-5)
+    assert 0 < evaluate_task(settings, model)["results"][0]["rms_error"] < 10
 
 
 def test_the_command_trains_and_judges_without_a_store(tmp_path, capsys):
