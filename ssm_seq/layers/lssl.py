@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ssm_seq.layers.blocks import in_blocks
 from ssm_seq.layers.time_invariant import TimeInvariantLayer, log_time_steps, wide
 from ssm_seq.ssm import hippo
+from ssm_seq.ssm.checks import check_size
 
 
 class LSSLState(NamedTuple):
@@ -41,6 +42,7 @@ class LSSL(TimeInvariantLayer[LSSLState]):
         hippo_init: bool = True,
     ) -> None:
         super().__init__(d_model)
+        check_size("d_state", d_state)
         if hippo_init:
             A, B = hippo("legs", d_state)
             W, K = torch.linalg.cholesky(-(A + A.mT) / 2), torch.tril(A - A.mT, -1) / 2
