@@ -21,8 +21,7 @@ from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2, processors
 LARGEST_VOCAB = 1024  # one program has the whole distribution in registers
 ROWS = 16  # of a tile
 MOST_PROGRAMS = 128  # that share a tile
-WARPS = 4
-_COUNTER = 32  # numbers between two tiles' counters: each has a cache line of its own
+WARPS = 8
 
 
 @dataclass(frozen=True)
@@ -51,28 +50,26 @@ class GpuDecoder:
     def run(self, state: tuple[Tensor, ...], logits: Tensor, draws: Tensor, rule: Rule) -> Tensor:
         """See `decoder`."""
         (rows, steps), device, plan = draws.shape, logits.device, self._plan
-        tiles = ceil_div(rows, ROWS)
         ids = torch.empty((rows, steps), dtype=torch.int64, device=device)
-        counters = torch.empty((tiles, _COUNTER), dtype=torch.int32, device=device)
         truncation = torch.tensor([rule.temperature, rule.top_p, rule.min_p], dtype=torch.float64)
-        buffers = [torch.empty((rows, *shape), dtype=dtype, device=device) for shape, dtype in plan.buffers]
+        # Words of epoch 0: the logits' are due, all others are still to be written.
+        words = logits.contiguous().view(torch.int32).long() << 32
+        buffers = [torch.zeros((rows, *shape), dtype=dtype, device=device) for shape, dtype in plan.buffers]
         tensors = (
-            counters, *plan.tensors, *state, logits, draws.contiguous(), ids, truncation.to(device), *buffers,
-            self._eps,
+            *plan.tensors, *state, words, draws.contiguous(), ids, truncation.to(device), *buffers, self._eps,
+            rows, steps,
         )  # fmt: skip
+        top_k = min(rule.top_k or logits.shape[1], logits.shape[1])
         constants = plan.constants | {"GREEDY": rule.temperature == 0, "TRUNCATES": rule.truncates}
-        numbers, stages = (rows, steps), steps * plan.stages
-        fitting = self._resident(tensors, constants, device) // plan.programs  # tiles
-        # Programs that do not fit on the chip together cannot wait for each other.
-        walk = [(0, stages)] if fitting else [(stage, stage + 1) for stage in range(stages)]
-        if fitting:
+        stages, tiles = steps * plan.stages, ceil_div(rows, ROWS)
+        side_by_side = min(self._resident(tensors, constants, device) // plan.programs, tiles)
+        if side_by_side:
             constants["launch_cooperative_grid"] = True
-        for first in range(0, tiles, fitting or tiles):
-            grid = plan.programs, min(fitting or tiles, tiles - first)
-            counters.zero_()
-            for start, end in walk:
-                arguments = (*tensors, first, *numbers, start, end, rule.top_k or logits.shape[1])
-                launch(plan.kernel, grid, arguments, **constants)
+            launch(plan.kernel, (plan.programs, side_by_side), (*tensors, 0, stages, top_k), **constants)
+        else:  # programs that are not all on the chip cannot wait for each other
+            for stage in range(stages):
+                launch(plan.kernel, (plan.programs, tiles), (*tensors, stage, stage + 1, top_k), **constants)
+        logits.copy_((words >> 32).int().view(torch.float32))
         return ids
 
     def _resident(self, tensors: tuple, constants: dict[str, Any], device: torch.device) -> int:
@@ -83,7 +80,7 @@ class GpuDecoder:
         if key not in self._fits:
             with torch.cuda.device(device):
                 compiled = self._plan.kernel.warmup(
-                    *tensors, 0, 1, 1, 0, 1, 1, **constants, launch_cooperative_grid=True, grid=(1,)
+                    *tensors, 0, 1, 1, **constants, launch_cooperative_grid=True, grid=(1,)
                 )
                 compiled._init_handles()
             of_chip, threads = torch.cuda.get_device_properties(device), 32 * constants["num_warps"]
@@ -103,40 +100,43 @@ def _of_mamba(stack: MambaStack, dtype: torch.dtype, programs: int | None) -> _P
     outputs = dt_rank + 2 * d_state
     programs = programs or min(ceil_div(d_inner, 16), MOST_PROGRAMS)
     tensors = [
-        stack.embedding, stack.norm, stack.final_norm, stack.head.to(dtype), stack.in_proj.to(dtype),
-        stack.conv_weight.transpose(1, 2), stack.conv_bias, stack.x_proj.to(dtype), stack.dt_proj.to(dtype),
-        stack.dt_bias, stack.A * 1.4426950408889634, stack.D, stack.out_proj.to(dtype),
+        stack.embedding, _with_norm(stack.head, stack.final_norm).to(dtype),
+        _with_norm(stack.in_proj, stack.norm).to(dtype), stack.conv_weight.mT, stack.conv_bias,
+        stack.x_proj.to(dtype), stack.dt_proj.to(dtype), stack.dt_bias, stack.A * 1.4426950408889634, stack.D,
+        stack.out_proj.to(dtype),
     ]  # fmt: skip
-    d_model = stack.norm.shape[1]
+    d_model, word = stack.norm.shape[1], _word(dtype)
     buffers = [
-        ((d_model,), torch.float32),
+        ((d_model,), torch.int64),
+        ((d_inner,), word),
+        ((outputs,), torch.int64),
+        ((d_inner,), word),
         ((d_inner,), torch.float32),
         ((d_inner,), torch.float32),
-        ((d_inner,), dtype),
-        ((programs, outputs), torch.float32),
     ]
-    constants = _common(stack, dtype, programs, max(d_model, d_inner)) | {
+    constants = _common(stack, dtype, programs) | {
+        "INNER_TILE": _inner_tile(d_inner),
         "D_INNER": d_inner,
         "WIDTH": width,
         "D_STATE": d_state,
         "N_TILE": next_power_of_2(d_state),
         "DT_RANK": dt_rank,
         "R_TILE": max(next_power_of_2(dt_rank), 16),
-        "OUT_TILE": max(next_power_of_2(outputs), 16),
+        "LOW_COLUMNS": _columns(outputs, programs),
         "CHANNELS": max(next_power_of_2(ceil_div(d_inner, programs)), 16),
     }
-    return _Plan(mamba_kernel, 3 * layers + 2, programs, _plain(tensors), buffers, constants)
+    return _Plan(mamba_kernel, 4 * layers + 2, programs, _plain(tensors), buffers, constants)
 
 
 def _of_s4d(stack: S4DStack, dtype: torch.dtype, programs: int | None) -> _Plan:
     layers, d_model, pairs, _ = stack.A.shape
     programs = programs or min(ceil_div(d_model, 8), MOST_PROGRAMS)
     tensors = [
-        stack.embedding, stack.norm, stack.final_norm, stack.head.to(dtype), stack.A, stack.B, stack.C,
-        stack.D, stack.out_proj.to(dtype), stack.out_bias,
+        stack.embedding, _with_norm(stack.head, stack.final_norm).to(dtype), stack.norm, stack.A, stack.B,
+        stack.C, stack.D, stack.out_proj.to(dtype), stack.out_bias,
     ]  # fmt: skip
-    buffers = [((d_model,), torch.float32), ((d_model,), dtype)]
-    constants = _common(stack, dtype, programs, d_model) | {
+    buffers = [((d_model,), torch.int64), ((d_model,), _word(dtype))]
+    constants = _common(stack, dtype, programs) | {
         "PAIRS": pairs,
         "N_TILE": next_power_of_2(pairs),
         "CHANNELS": next_power_of_2(ceil_div(d_model, programs)),
@@ -144,22 +144,42 @@ def _of_s4d(stack: S4DStack, dtype: torch.dtype, programs: int | None) -> _Plan:
     return _Plan(s4d_kernel, 2 * layers + 2, programs, _plain(tensors), buffers, constants)
 
 
-def _common(stack: Stack, dtype: torch.dtype, programs: int, widest: int) -> dict[str, Any]:
+def _common(stack: Stack, dtype: torch.dtype, programs: int) -> dict[str, Any]:
     vocab, d_model = stack.head.shape
     return {
         "LAYERS": len(stack.norm),
-        "PROGRAMS": programs,
         "D_MODEL": d_model,
         "D_TILE": next_power_of_2(d_model),
         "VOCAB": vocab,
         "V_TILE": max(next_power_of_2(vocab), 16),
         "ROWS": ROWS,
-        "OUT_COLUMNS": max(next_power_of_2(ceil_div(d_model, programs)), 8),
-        "HEAD_COLUMNS": max(next_power_of_2(ceil_div(vocab, programs)), 8),
-        "K_TILE": min(max(next_power_of_2(widest), 16), 256),
+        "OUT_COLUMNS": _columns(d_model, programs),
+        "HEAD_COLUMNS": _columns(vocab, programs),
+        "MODEL_TILE": _inner_tile(d_model),
+        "PARTS": WARPS,
         "PRECISION": "tf32x3" if dtype == torch.float32 else "ieee",
         "num_warps": WARPS,
     }
+
+
+def _columns(total: int, programs: int) -> int:
+    """Of a matrix that each program takes; the tensor cores take eight."""
+    return max(next_power_of_2(ceil_div(total, programs)), 8)
+
+
+def _inner_tile(width: int) -> int:
+    """Of a product's inner dimension, at once; each warp's part is at least 16, the tensor cores' own."""
+    return min(max(next_power_of_2(width), 16 * WARPS), 512)
+
+
+def _with_norm(matrix: Tensor, weight: Tensor) -> Tensor:
+    """matrix (..., outputs, d_model) with the norm's weight (..., d_model) in it."""
+    return matrix * weight[..., None, :]
+
+
+def _word(dtype: torch.dtype) -> torch.dtype:
+    """What holds a number together with the epoch of its place."""
+    return torch.int32 if dtype == torch.bfloat16 else torch.int64
 
 
 def _plain(tensors: list[Tensor]) -> list[Tensor]:

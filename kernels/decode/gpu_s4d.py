@@ -1,19 +1,20 @@
 """Steps of a stack of S4D layers on a GPU, all layers, head and sampling in one kernel.
 
-A program owns CHANNELS channels of one tile of rows in every layer, and has the layer's two stages run on
-them: from the norm to the recurrence's GELU, and its columns of the gated product.
+A program owns CHANNELS channels of its tiles of rows in every layer. A layer has two stages, each over all
+programs: from the norm to the recurrence's GELU; the gated output product.
 """
 
 import triton
 import triton.language as tl
 
 from ssm_seq.kernels.decode.gpu_parts import (
-    barrier,
     head_stage,
+    opened,
     paired,
     product,
+    receive,
     sample_stage,
-    scale_of,
+    send,
     unpaired,
 )
 from ssm_seq.kernels.gpu_math import sigmoid
@@ -27,9 +28,9 @@ def _pair(place, mask):
 
 @triton.jit
 def _mix_stage(
-    program, layer, row, in_rows, rows, residual, norm, A, B, C, D, state, y_rows, eps,
+    program, layer, row, in_rows, rows, epoch, next_epoch, residual, norm, A, B, C, D, state, y_words, eps,
     D_MODEL: tl.constexpr, PAIRS: tl.constexpr, N_TILE: tl.constexpr, CHANNELS: tl.constexpr,
-    K_TILE: tl.constexpr,
+    D_TILE: tl.constexpr,
 ):  # fmt: skip
     c = program * CHANNELS + tl.arange(0, CHANNELS)
     in_c = c < D_MODEL
@@ -45,9 +46,12 @@ def _mix_stage(
     a_re, a_im = _pair(A + system, in_system)
     b_re, b_im = _pair(B + system, in_system)
     c_re, c_im = _pair(C + system, in_system)
-    scale = scale_of(residual, row, in_rows, eps, D_MODEL, K_TILE)
-    u = tl.load(residual + own, mask=inside, other=0.0, cache_modifier=".cg") * scale[:, None]
-    u = u * tl.load(norm + layer * D_MODEL + c, mask=in_c, other=0.0)[None, :]
+    every = tl.arange(0, D_TILE)
+    whole = residual + row[:, None] * D_MODEL + every[None, :]
+    x = receive(whole, in_rows[:, None] & (every < D_MODEL)[None, :], epoch)
+    u = opened(tl.load(residual + own, mask=inside, other=0, volatile=True))
+    u *= tl.rsqrt(tl.sum(x * x, 1) / D_MODEL + eps)[:, None]
+    u *= tl.load(norm + layer * D_MODEL + c, mask=in_c, other=0.0)[None, :]
     input = u[:, :, None]
     after_re = a_re[None, :, :] * re - a_im[None, :, :] * im + b_re[None, :, :] * input
     after_im = a_re[None, :, :] * im + a_im[None, :, :] * re + b_im[None, :, :] * input
@@ -56,70 +60,78 @@ def _mix_stage(
     y = 2 * tl.sum(c_re[None, :, :] * after_re - c_im[None, :, :] * after_im, 2)
     y += tl.load(D + layer * D_MODEL + c, mask=in_c, other=0.0)[None, :] * u
     y = 0.5 * y * (1 + tl.erf(y * 0.7071067811865476))
-    tl.store(y_rows + own, y, mask=inside)
+    send(y_words + own, y, inside, next_epoch)
 
 
 @triton.jit
 def _out_stage(
-    program, layer, row, in_rows, residual, out_proj, out_bias, y_rows,
-    D_MODEL: tl.constexpr, COLUMNS: tl.constexpr, K_TILE: tl.constexpr, PRECISION: tl.constexpr,
+    program, layer, row, in_rows, epoch, next_epoch, residual, out_proj, out_bias, y_words,
+    D_MODEL: tl.constexpr, COLUMNS: tl.constexpr, K_TILE: tl.constexpr, PARTS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     c = program * COLUMNS + tl.arange(0, COLUMNS)
     in_c = c < D_MODEL
     if program * COLUMNS < D_MODEL:
         inside = in_rows[:, None] & in_c[None, :]
         place = residual + row[:, None] * D_MODEL + c[None, :]
-        before = tl.load(place, mask=inside, other=0.0, cache_modifier=".cg")
-        matrix = out_proj + layer * (2 * D_MODEL * D_MODEL)
+        before = opened(tl.load(place, mask=inside, other=0, volatile=True))
         bias = out_bias + layer * (2 * D_MODEL) + c
+        value_bias = tl.load(bias, mask=in_c, other=0.0)
+        gate_bias = tl.load(bias + D_MODEL, mask=in_c, other=0.0)
         rows_of_both = paired(program * COLUMNS, D_MODEL, COLUMNS)
         in_both = program * COLUMNS + tl.arange(0, 2 * COLUMNS) // 2 < D_MODEL
-        both = product(y_rows, row, in_rows, matrix, rows_of_both, in_both, D_MODEL, K_TILE, PRECISION)
+        matrix = out_proj + layer * (2 * D_MODEL * D_MODEL)
+        both, _ = product(
+            y_words, row, in_rows, epoch, matrix, rows_of_both, in_both, D_MODEL, K_TILE, PARTS, PRECISION
+        )
         value, gate = unpaired(both, COLUMNS)
-        value += tl.load(bias, mask=in_c, other=0.0)[None, :]
-        gate += tl.load(bias + D_MODEL, mask=in_c, other=0.0)[None, :]
-        tl.store(place, before + value * sigmoid(gate), mask=inside)
+        gated = (value + value_bias[None, :]) * sigmoid(gate + gate_bias[None, :])
+        send(place, before + gated, inside, next_epoch)
 
 
-@triton.jit(do_not_specialize=["first_tile", "rows", "steps", "first", "last", "top_k"])
+@triton.jit(do_not_specialize=["rows", "steps", "first", "last", "top_k"])
 def s4d_kernel(
-    counters, embedding, norm, final_norm, head, A, B, C, D, out_proj, out_bias,
-    state, logits, draws, ids, rule, residual, y_rows, eps, first_tile, rows, steps, first, last, top_k,
-    LAYERS: tl.constexpr, PROGRAMS: tl.constexpr, D_MODEL: tl.constexpr, PAIRS: tl.constexpr,
-    N_TILE: tl.constexpr, VOCAB: tl.constexpr, V_TILE: tl.constexpr, D_TILE: tl.constexpr,
-    ROWS: tl.constexpr, CHANNELS: tl.constexpr, OUT_COLUMNS: tl.constexpr, HEAD_COLUMNS: tl.constexpr,
-    K_TILE: tl.constexpr, GREEDY: tl.constexpr, TRUNCATES: tl.constexpr, PRECISION: tl.constexpr,
+    embedding, head, norm, A, B, C, D, out_proj, out_bias, state,
+    logits, draws, ids, rule, residual, y_words, eps, rows, steps, first, last, top_k,
+    LAYERS: tl.constexpr, D_MODEL: tl.constexpr, PAIRS: tl.constexpr, N_TILE: tl.constexpr,
+    VOCAB: tl.constexpr, V_TILE: tl.constexpr, D_TILE: tl.constexpr, ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr, OUT_COLUMNS: tl.constexpr, HEAD_COLUMNS: tl.constexpr,
+    MODEL_TILE: tl.constexpr, PARTS: tl.constexpr, GREEDY: tl.constexpr, TRUNCATES: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Stages first..last-1 of the walk: for each step the sampling, two a layer, and the head."""
-    program = tl.program_id(0)
-    tile = first_tile + tl.program_id(1)
-    row = tile * ROWS + tl.arange(0, ROWS)
-    in_rows = row < rows
-    row = row.to(tl.int64)
+    program, programs = tl.program_id(0), tl.num_programs(0)
     STAGES: tl.constexpr = 2 * LAYERS + 2
     for stage in range(first, last):
+        t = stage // STAGES
         within = stage % STAGES
-        layer = ((within - 1) // 2).to(tl.int64)
-        if within == 0:
-            for one in range(program, tl.minimum(ROWS, rows - tile * ROWS), PROGRAMS):
-                sample_stage(
-                    (tile * ROWS + one).to(tl.int64), stage // STAGES, steps, residual, embedding, logits,
-                    draws, ids, rule, top_k, D_MODEL, VOCAB, V_TILE, D_TILE, GREEDY, TRUNCATES,
+        place = (within - 1) // 2
+        layer = tl.full([], place, tl.int64)
+        of_residual = t * (LAYERS + 1) + 1  # its epoch after the sampling of this step
+        of_layer = t * LAYERS + place + 1
+        for tile in range(tl.program_id(1), tl.cdiv(rows, ROWS), tl.num_programs(1)):
+            row = tile * ROWS + tl.arange(0, ROWS)
+            in_rows = row < rows
+            row = row.to(tl.int64)
+            if within == 0:
+                # Each program has one row in its turn.
+                for one in range(tile * ROWS + program, tl.minimum(tile * ROWS + ROWS, rows), programs):
+                    sample_stage(
+                        tl.full([], one, tl.int64), t, steps, of_residual, residual, embedding, logits,
+                        draws, ids, rule, top_k, D_MODEL, VOCAB, V_TILE, D_TILE, GREEDY, TRUNCATES,
+                    )  # fmt: skip
+            elif within == STAGES - 1:
+                head_stage(
+                    program, row, in_rows, of_residual + LAYERS, t + 1, residual, head, logits, eps,
+                    D_MODEL, VOCAB, HEAD_COLUMNS, MODEL_TILE, PARTS, PRECISION,
                 )  # fmt: skip
-        elif within == STAGES - 1:
-            head_stage(
-                program, row, in_rows, residual, final_norm, head, logits, eps,
-                D_MODEL, VOCAB, HEAD_COLUMNS, K_TILE, PRECISION,
-            )  # fmt: skip
-        elif (within - 1) % 2 == 0:
-            _mix_stage(
-                program, layer, row, in_rows, rows, residual, norm, A, B, C, D, state, y_rows, eps,
-                D_MODEL, PAIRS, N_TILE, CHANNELS, K_TILE,
-            )  # fmt: skip
-        else:
-            _out_stage(
-                program, layer, row, in_rows, residual, out_proj, out_bias, y_rows,
-                D_MODEL, OUT_COLUMNS, K_TILE, PRECISION,
-            )  # fmt: skip
-        if stage + 1 < last:
-            barrier(counters + tl.program_id(1) * 32, (stage + 1 - first) * PROGRAMS)
+            elif (within - 1) % 2 == 0:
+                _mix_stage(
+                    program, layer, row, in_rows, rows, of_residual + place, of_layer, residual, norm,
+                    A, B, C, D, state, y_words, eps, D_MODEL, PAIRS, N_TILE, CHANNELS, D_TILE,
+                )  # fmt: skip
+            else:
+                _out_stage(
+                    program, layer, row, in_rows, of_layer, of_residual + place + 1, residual, out_proj,
+                    out_bias, y_words, D_MODEL, OUT_COLUMNS, MODEL_TILE, PARTS, PRECISION,
+                )  # fmt: skip
