@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from ssm_seq.config import ModelConfig
 from ssm_seq.errors import InputError
-from ssm_seq.models import Classifier, LanguageModel, load_model, model
+from ssm_seq.models import Classifier, LanguageModel, load_model, loading, model
 
 
 def make(kind="classifier", layer="mamba", **values):
@@ -57,6 +57,15 @@ def test_a_failed_save_leaves_the_old_model(folder, monkeypatch):
         make(layer="s4d").save(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_model_saved_before_an_option_existed_comes_back(folder):
+    before = load_model(folder)
+    change_description(folder, lambda described: [described["model"].pop(name) for name in loading.LATER])
+    loaded = load_model(folder)
+    assert loaded.config == before.config == make().config
+    ids = torch.randint(15, (2, 30))
+    assert torch.equal(loaded(ids)[0], before(ids)[0])
 
 
 def refusal(folder):
