@@ -23,6 +23,7 @@ include: "workflows/rules/evaluate.smk"
 include: "workflows/rules/infer.smk"
 include: "workflows/rules/report.smk"
 include: "workflows/rules/tasks.smk"
+include: "workflows/rules/variants.smk"
 
 
 rule all:
