@@ -6,8 +6,6 @@ from ssm_seq.reporting.variants_figure import main
 
 HEAD = "contig\tposition\tref\talt\tllr\n"
 TABLE = HEAD + "c\t1\tA\tG\t-1.5\nc\t2\tA\tAT\t0.5\nc\t3\tAC\tA\t2\nc\t9\tA\tC\t0.1\n"
-    "contig\tposition\tref\talt\tllr\nc\t1\tA\tG\t-1.5\nc\t2\tA\tAT\t0.5\nc\t3\tAC\tA\t2\nc\t9\tA\tC\t0.1\n"
-)
 
 
 def test_kinds_are_told_apart(tmp_path):
