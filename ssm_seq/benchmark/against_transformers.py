@@ -54,14 +54,14 @@ def measure_against_transformers(
     config = config or ModelConfig(d_model=128, n_layers=4)
     torch.manual_seed(0)
     ours = LanguageModel(config, vocab, TOKENS)
-    theirs = _in_transformers(ours)
+    theirs = in_transformers(ours)
     if theirs is None:
         print(MISSING, file=sys.stderr)
     for contest in contests:
         yield from _contest(contest, ours, theirs)
 
 
-def _in_transformers(model: LanguageModel) -> nn.Module | None:
+def in_transformers(model: LanguageModel) -> nn.Module | None:
     """The same weights as a MambaForCausalLM; None where transformers is missing."""
     # It looks for a package named `kernels`, and in a checkout finds the folder of that name.
     sys.modules.setdefault("kernels", None)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 import ssm_seq
-from ssm_seq.benchmark import cases, s4_kernel, score
+from ssm_seq.benchmark import cases, decode, s4_kernel, score
 from ssm_seq.benchmark.against_transformers import measure_against_transformers
 from ssm_seq.benchmark.first_call import CASES as FIRST_CALLS
 from ssm_seq.benchmark.first_call import measure_first_calls
@@ -84,6 +84,8 @@ def _jobs(device: torch.device, chosen: set[str]) -> Iterable[Job]:
     if "s4_kernel" in chosen:
         for case in s4_kernel.GPU_CASES if on_gpu else s4_kernel.CPU_CASES:
             yield Job(s4_kernel.plan(case, device), partial(s4_kernel.measure, case, device))
+    if "decode" in chosen:
+        yield from map(Job._make, decode.jobs(device))
     if "first_call" in chosen and on_gpu:
         for kernel in FIRST_CALLS:
             yield Job(plan_first_calls(kernel), partial(measure_first_calls, kernel))
@@ -122,6 +124,8 @@ def _head(options: Namespace, device: torch.device) -> dict[str, Any]:
         what = "Kernels and a language model, float32, medians and the middle 80 %"
     if options.only == ["s4_kernel"]:
         what = "Kernels of S4, HiPPO-LegS, float32, (channels, length), medians and the middle 80 %"
+    if options.only == ["decode"]:
+        what = "Generation by Mamba and S4D models of random weights, d_state 16 and 64, 256 ids, wall time"
     if options.only == ["score"]:
         what = "The streaming scorer, 8 x 256 Mamba of DNA with random weights, wall time"
     command = ["ssm-seq", "bench", "--device", device.type]

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from ssm_seq.benchmark import against_transformers, cases, kernels, peers, s4_kernel
+from ssm_seq.benchmark import against_transformers, cases, decode, kernels, peers, s4_kernel
 from ssm_seq.benchmark.against_transformers import Contest, measure_against_transformers
 from ssm_seq.benchmark.cases import Case, ModelCase
 from ssm_seq.benchmark.inputs import ready
@@ -30,6 +30,7 @@ def small(monkeypatch):
     monkeypatch.setattr(cases, "CPU_CASES", list(SMALL.values()))
     monkeypatch.setattr(bench, "measure_against_transformers", lambda: [])
     monkeypatch.setattr(s4_kernel, "CPU_CASES", [])
+    monkeypatch.setattr(decode, "jobs", lambda device: [])
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -65,6 +66,22 @@ def test_only(small, capsys):
     assert main(["bench", "--device", "cpu", "--only", "conv", "rms_norm"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.split()[0] for line in lines] == ["conv", "conv", "rms_norm", "rms_norm"]
+
+
+def test_generation(monkeypatch, capsys):
+    case = decode.DecodeCase(1, 8, 2, precision="float32", length=20)
+    monkeypatch.setattr(decode, "CPU_CASES", [case])
+    monkeypatch.setattr(decode, "_beside_transformers", lambda case: [])
+    figures = [figure for job in decode.jobs(CPU) for figure in job.run()]
+    assert [figure.name for figure in figures] == ["decode 1x8 batch 2 float32"]
+    assert 0 < figures[0].low <= figures[0].value <= figures[0].high and figures[0].target is None
+
+
+def test_generation_beside_transformers():
+    pytest.importorskip("transformers")
+    case = decode.DecodeCase(2, 16, 1, precision="float32", length=12)
+    speed, ratio = decode._beside_transformers(case)
+    assert speed.value / speed.peer.value == pytest.approx(ratio.value, rel=1e-3) and ratio.target == 20
 
 
 def test_a_case_that_fails_is_a_line_and_exit_code_1(small, tmp_path, monkeypatch, capsys):
@@ -160,7 +177,7 @@ def test_beside_transformers():
 
 def test_models_that_differ_are_not_compared(monkeypatch):
     pytest.importorskip("transformers")
-    exported = against_transformers._in_transformers
+    exported = against_transformers.in_transformers
 
     def other(model):
         theirs = exported(model)
@@ -169,7 +186,7 @@ def test_models_that_differ_are_not_compared(monkeypatch):
             theirs.backbone.embeddings.weight.add_(1)
         return theirs
 
-    monkeypatch.setattr(against_transformers, "_in_transformers", other)
+    monkeypatch.setattr(against_transformers, "in_transformers", other)
     with pytest.raises(RuntimeError, match="apart"):
         list(measure_against_transformers(TINY, CONTESTS, vocab=8))
 
