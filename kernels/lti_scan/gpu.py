@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2, processors
 from ssm_seq.kernels.lti_scan.gpu_kernels import pass_kernel, walk_kernel
-from ssm_seq.kernels.lti_scan.matrices import diagonal_sums, power
+from ssm_seq.kernels.lti_scan.matrices import Matrices, diagonal_sums, power
 from ssm_seq.kernels.rows import even_rows
 
 CHUNK = 16  # positions that one product takes
@@ -45,22 +45,28 @@ def _multiprocessors(u: Tensor) -> int:
     return processors(u.device) if u.is_cuda else 1
 
 
-def kept_shape(u: Tensor, exponent: Tensor) -> tuple[int, ...]:
-    """Shape of the states that the forward pass keeps for the backward pass: before each row, and last."""
+def kept(u: Tensor, exponent: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
+    """Shape and dtype of what the forward pass keeps: the states before all rows, and the last."""
     batch, _, channels = u.shape
-    return batch, cut(u).rows + 1, channels, exponent.shape[1]
+    return (batch, cut(u).rows + 1, channels, exponent.shape[1]), torch.complex64
 
 
 def forward(
-    u: Tensor, exponent: Tensor, lags: Tensor, into: Tensor, out: Tensor, initial_state: Tensor | None
+    u: Tensor,
+    exponent: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial_state: Tensor | None,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the final state and the kept states."""
-    u = even_rows(u)
+    """y, the final state, and the states before all rows (empty unless `keep`)."""
+    u, made = even_rows(u), Matrices(exponent, B, C, D, CHUNK)
     walk = _Walks(u, exponent)
-    states = walk.states_before(u, into, initial_state)
+    states = walk.states_before(u, made.into, initial_state)
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    walk.outputs(u, states, into, out, lags, y)
-    return y, states[:, -1].clone(), states
+    walk.outputs(u, states, made.into, made.out, made.lags, y)
+    return y, states[:, -1].clone(), states if keep else states.new_empty((0, 0, 0, 0))
 
 
 def backward(
@@ -68,28 +74,30 @@ def backward(
     dfinal: Tensor | None,
     u: Tensor,
     exponent: Tensor,
-    lags: Tensor,
-    into: Tensor,
-    out: Tensor,
-    kept: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    states: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Gradients of u, exponent, lags, into, out and the initial state.
+    """Gradients of u, exponent, B, C, D and the initial state.
 
-    That of the exponent is what it does between chunks, Re <adjoint, Abar^k x> times k over all pairs of a
-    chunk that gives to the state and a chunk that takes from it, k positions between them. No walk has both
-    at hand. But k is a sum of three parts: from the first to the end of its row, whole rows, and from the
-    begin of its row to the second; each walk has one of them, and between rows both states are there.
+    The exponent works in the matrices and between chunks. There its gradient is k <adjoint, Abar^k x>, summed
+    over all pairs of a chunk that gives to the state and a chunk that takes from it, with k positions between
+    them. No walk has both at hand. But k is a sum: from the first chunk to the end of its row, whole rows,
+    from the begin of its row to the second. Each walk has one part, and between rows both states are there.
     """
-    u, dy = even_rows(u), even_rows(dy)
+    u, dy, made = even_rows(u), even_rows(dy), Matrices(exponent, B, C, D, CHUNK)
+    into, out, lags = made.into, made.out, made.lags
     walk = _Walks(u, exponent)
-    adjoints, reach = walk.adjoints_after(dy, out, dfinal, kept)
+    adjoints, reach = walk.adjoints_after(dy, out, dfinal, states)
     du = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     dinto, after = walk.outputs_and_sums(dy, adjoints, out, into, lags, du, u)
     dstart = adjoints[:, -1].clone()
     del adjoints
-    dout, before, correlation = walk.sums(u, kept, into, out, dy)
-    inner = walk.cut.chunks * (out * dout.conj()).sum(-1) - before - after.conj()
-    return du, CHUNK * inner + reach, diagonal_sums(correlation), dinto, dout, dstart
+    dout, before, correlation = walk.sums(u, states, into, out, dy)
+    inner = walk.cut.chunks * (out * dout.conj_physical()).sum(-1) - before - after.conj_physical()
+    dexponent, dB, dC, dD = made.gradients(diagonal_sums(correlation), dinto, dout)
+    return du, dexponent + CHUNK * inner + reach, dB, dC, dD, dstart
 
 
 class _Walks:

@@ -5,57 +5,54 @@ With the state x before a chunk and its inputs u_0 ... u_(size - 1),
     y_t   = sum over s <= t of lags[t - s] u_s + sum over n of Re(conj(out[n, t]) x_n)
     x'_n  = Abar_n^size x_n + sum over t of into[n, t] u_t
 
-They are made in float64, where the powers of Abar lose nothing to their phases, and rounded once. Autograd
-takes the gradients of the matrices back to those of the system.
-"""
+    lags[k] = 2 Re <C, Abar^k B> (+ D at k = 0)    into[n, t] = Abar_n^(size - 1 - t) B_n
+                                                   out[n, t]  = 2 conj(C_n Abar_n^(t + 1))
 
-from typing import NamedTuple
+They are made in float64, where the powers of Abar lose nothing to their phases, and rounded once.
+Conjugates are physical: an operator that a compiled graph calls loses lazy ones.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-class Matrices(NamedTuple):
-    """lags: real (channels, size). into, out: complex (channels, pairs, size)."""
+class Matrices:
+    """lags: float32 (channels, size). into, out: complex64 (channels, pairs, size)."""
 
-    lags: Tensor
-    into: Tensor
-    out: Tensor
+    def __init__(self, exponent: Tensor, B: Tensor, C: Tensor, D: Tensor | None, size: int) -> None:
+        self._B, self._C = B.to(torch.complex128), C.to(torch.complex128)
+        self._steps = torch.arange(size + 1, device=exponent.device)
+        self._powers = power(exponent[..., None], self._steps)
+        into = self._B[..., None] * self._powers[..., :-1]  # backwards in time
+        lags = 2 * torch.einsum("hn,hnt->ht", self._C, into).real
+        if D is not None:
+            lags[:, 0] += D
+        out = 2 * (self._C[..., None] * self._powers[..., 1:]).conj_physical()
+        self.lags, self.into = lags.float(), into.flip(-1).to(torch.complex64)
+        self.out = out.to(torch.complex64)
 
-
-def matrices(
-    exponent: Tensor, B: Tensor, C: Tensor, D: Tensor | None, size: int, dtype: torch.dtype
-) -> Matrices:
-    """Of the system of the definition, rounded to the real `dtype` and its complex kin."""
-    rounded = torch.promote_types(dtype, torch.complex64)
-    B, C = B.to(torch.complex128), C.to(torch.complex128)
-    powers = power(exponent, torch.arange(size + 1, device=exponent.device))
-    into = B[..., None] * powers[..., :-1]  # backwards in time
-    lags = 2 * torch.einsum("hn,hnt->ht", C, into).real
-    if D is not None:
-        lags = torch.cat([lags[:, :1] + D[:, None], lags[:, 1:]], dim=1)
-    out = 2 * (C[..., None] * powers[..., 1:]).conj()
-    return Matrices(lags.to(dtype), into.flip(-1).to(rounded), out.resolve_conj().to(rounded))
+    def gradients(self, dlags: Tensor, dinto: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        """Of exponent, B, C (complex128) and D, when those of the matrices are these."""
+        powers = self._powers.conj_physical()
+        # By B and C it is a sum over all powers, by the exponent one that counts how high each is.
+        sums = torch.stack([torch.ones_like(self._steps), self._steps], dim=1).to(powers.dtype)
+        lag, lag_counted = ((2 * dlags[:, None] * powers[..., :-1]) @ sums[:-1]).unbind(-1)
+        into, into_counted = ((dinto.flip(-1) * powers[..., :-1]) @ sums[:-1]).unbind(-1)
+        out, out_counted = ((2 * dout.conj_physical() * powers[..., 1:]) @ sums[1:]).unbind(-1)
+        B, C = self._B.conj_physical(), self._C.conj_physical()
+        dexponent = B * C * lag_counted + B * into_counted + C * out_counted
+        return dexponent, into + C * lag, out + B * lag, dlags[:, 0]
 
 
 def power(exponent: Tensor, steps: Tensor | int) -> Tensor:
-    """Abar^steps, complex128; a tensor of steps makes a last axis."""
+    """Abar^steps, complex128."""
     exponent = exponent.to(torch.complex128)
-    if isinstance(steps, Tensor):
-        exponent = exponent[..., None]
     return torch.polar(torch.exp(exponent.real * steps), exponent.imag * steps)
 
 
-def toeplitz(lags: Tensor) -> Tensor:
-    """(channels, size, size) with lags[t - s] at [s, t], zero for t < s."""
-    place = torch.arange(lags.shape[1], device=lags.device)
-    distance = place - place[:, None]
-    return lags[:, distance.clamp(min=0)].where(distance >= 0, 0.0)
-
-
 def diagonal_sums(matrix: Tensor) -> Tensor:
-    """The adjoint of `toeplitz`: sums over all [s, s + lag], (channels, size)."""
+    """(channels, size, size) -> (channels, size), the sums over all [s, s + lag]."""
     size = matrix.shape[1]
     # Rows of 2 size numbers read as rows of one more: the diagonals become columns.
     flat = F.pad(F.pad(matrix, (0, size)).flatten(1), (0, size))

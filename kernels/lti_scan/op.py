@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssm_seq.kernels.checks import COMPLEX, expect, expect_axes
-from ssm_seq.kernels.lti_scan import cpu
-from ssm_seq.kernels.lti_scan.matrices import matrices
+from ssm_seq.kernels.lti_scan import cpu, definition
 
 
 def lti_scan(
@@ -24,7 +23,7 @@ def lti_scan(
     <C, x> = sum of C_n x_n. A convolution of u with the kernel 2 Re <C, Abar^k B>, by matrix products over
     chunks between which the states are carried: no transform, no padding, time linear in the length.
     Differentiable once in every tensor, initial and final state included. The sums are float32, or
-    float64 for a float64 u.
+    float64 for a float64 u, which takes the definition on a GPU.
 
     Args:
         u: (batch, length, channels), real.
@@ -46,16 +45,20 @@ def lti_scan(
     expect("D", D, "channels", (channels,), u)
     shape = (batch, channels, pairs)
     expect("initial_state", initial_state, "batch, channels, pairs", shape, u, COMPLEX)
-    made = matrices(exponent, B, C, D, _path(u).CHUNK, torch.promote_types(u.dtype, torch.float32))
+    # A compiled graph's call of an operator loses lazy conjugates.
+    exponent, B, C = (matrix.resolve_conj() for matrix in (exponent, B, C))
+    inputs = (u, exponent, B, C, D, None if initial_state is None else initial_state.resolve_conj())
+    if u.is_cuda and u.dtype == torch.float64:
+        return definition.lti_scan(*inputs)
+    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
     run = _scan if torch.compiler.is_compiling() else _EagerScan.apply
-    start = None if initial_state is None else initial_state.to(made.into.dtype)
-    y, final_state, _ = run(u, exponent, *made, start)
+    y, final_state, _ = run(*inputs, keep)
     return y, final_state
 
 
-def _path(u: Tensor) -> ModuleType:
-    """The module with the kernels for this sequence. Triton is imported where there is a GPU only."""
-    if not u.is_cuda or u.dtype == torch.float64:
+def _device_path(tensor: Tensor) -> ModuleType:
+    """The module with the kernels for the tensor's device. Triton is imported where there is a GPU only."""
+    if not tensor.is_cuda:
         return cpu
     from ssm_seq.kernels.lti_scan import gpu
 
@@ -63,23 +66,30 @@ def _path(u: Tensor) -> ModuleType:
 
 
 def _forward(
-    u: Tensor, exponent: Tensor, lags: Tensor, into: Tensor, out: Tensor, initial_state: Tensor | None
+    u: Tensor,
+    exponent: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial_state: Tensor | None,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the final state, and what the backward pass wants to know of the states between."""
-    with torch.autocast(u.device.type, enabled=False):
-        return _path(u).forward(u, exponent, lags, into, out, initial_state)
+    """y, the final state, and what the backward pass wants to know of the states between if `keep`."""
+    return _device_path(u).forward(u, exponent, B, C, D, initial_state, keep)
 
 
 _scan = torch.library.custom_op("ssm_seq::lti_scan", _forward, mutates_args=())
 
 
 @_scan.register_fake
-def _(u, exponent, lags, into, out, initial_state):
+def _(u, exponent, B, C, D, initial_state, keep):
     batch, _, channels = u.shape
+    state_dtype = torch.promote_types(u.dtype, torch.complex64)
+    kept_shape, kept_dtype = _device_path(u).kept(u, exponent)
     return (
         torch.empty_like(u, memory_format=torch.contiguous_format),
-        into.new_empty((batch, channels, exponent.shape[1])),
-        into.new_empty(_path(u).kept_shape(u, exponent)),
+        u.new_empty((batch, channels, exponent.shape[1]), dtype=state_dtype),
+        u.new_empty(kept_shape if keep else (0,) * len(kept_shape), dtype=kept_dtype),
     )
 
 
@@ -88,38 +98,44 @@ def _backward(
     dfinal: Tensor | None,
     u: Tensor,
     exponent: Tensor,
-    lags: Tensor,
-    into: Tensor,
-    out: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial_state: Tensor | None,
     kept: Tensor,
 ) -> list[Tensor]:
-    """Gradients of u, exponent, lags, into, out and the initial state."""
-    with torch.autocast(u.device.type, enabled=False):
-        du, dexponent, *others = _path(u).backward(dy, dfinal, u, exponent, lags, into, out, kept)
-    return [du, dexponent.to(exponent.dtype), *others]
+    gradients = _device_path(u).backward(dy, dfinal, u, exponent, B, C, D, kept)
+    return [
+        u.new_empty(0) if tensor is None else gradient.to(tensor.dtype)
+        for gradient, tensor in zip(gradients, (u, exponent, B, C, D, initial_state), strict=True)
+    ]
 
 
 _scan_backward = torch.library.custom_op("ssm_seq::lti_scan_backward", _backward, mutates_args=())
 
 
 @_scan_backward.register_fake
-def _(dy, dfinal, u, exponent, lags, into, out, kept):
-    state = into.new_empty((u.shape[0], *exponent.shape))
-    return [*(tensor.new_empty(tensor.shape) for tensor in (u, exponent, lags, into, out)), state]
+def _(dy, dfinal, u, exponent, B, C, D, initial_state, kept):
+    return [
+        u.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
+        for tensor in (u, exponent, B, C, D, initial_state)
+    ]
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    *tensors, initial_state = inputs
-    ctx.started = initial_state is not None
+    *tensors, _ = inputs
     ctx.save_for_backward(*tensors, output[2])
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx, dy, dfinal, _, backward=_scan_backward):
-    u, *others = ctx.saved_tensors
-    dy = torch.zeros_like(u) if dy is None else dy
-    *gradients, dstart = backward(dy, dfinal, u, *others)
-    return *gradients, dstart if ctx.started else None
+    *tensors, kept = ctx.saved_tensors
+    dy = torch.zeros_like(tensors[0]) if dy is None else dy
+    found = backward(dy, dfinal, *tensors, kept)
+    gradients = (
+        None if tensor is None else gradient for gradient, tensor in zip(found, tensors, strict=True)
+    )
+    return *gradients, None
 
 
 _scan.register_autograd(_gradients, setup_context=_setup_context)
