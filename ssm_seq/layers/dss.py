@@ -13,7 +13,6 @@ from ssm_seq.layers.time_invariant import (
     diagonal_step,
     log_time_steps,
     modes,
-    wide,
 )
 from ssm_seq.ssm import conjugate_half, nplr
 
@@ -67,11 +66,12 @@ class DSS(TimeInvariantLayer[DSSState]):
         return y, DSSState(x)
 
     def _discretise(self) -> tuple[Tensor, Tensor, Tensor]:
-        """log Abar, Bbar and C, complex (d_model, d_state / 2)."""
-        A = torch.complex(-torch.exp(wide(self.log_A_real)), wide(self.A_imag))
-        exponent = torch.exp(wide(self.log_dt))[:, None] * A
+        """log Abar, Bbar and C, complex128 (d_model, d_state / 2): rounded, they would drift from one another
+        over a long sequence."""
+        A = torch.complex(-torch.exp(self.log_A_real.double()), self.A_imag.double())
+        exponent = torch.exp(self.log_dt.double())[:, None] * A
         Bbar = torch.expm1(exponent) / (A * torch.expm1(exponent * self.horizon))
-        return exponent, Bbar, torch.view_as_complex(wide(self.C))
+        return exponent, Bbar, torch.view_as_complex(self.C.double())
 
     def scale_time_steps(self, rate: float) -> None:
         super().scale_time_steps(rate)

@@ -63,10 +63,10 @@ class H3(SequenceLayer[H3State]):
         return self.out_proj(y), H3State(shift, diagonal)
 
     def _system(self) -> tuple[Tensor, Tensor, Tensor]:
-        """dt A, Bbar and C of the diagonal system, complex (d_model, d_state / 2)."""
-        A = torch.complex(-torch.exp(wide(self.log_A_real)), wide(self.A_imag))
-        exponent = torch.exp(wide(self.log_dt))[:, None] * A
-        return exponent, torch.expm1(exponent) / A, torch.view_as_complex(wide(self.C))
+        """dt A, Bbar and C of the diagonal system, complex128 (d_model, d_state / 2)."""
+        A = torch.complex(-torch.exp(self.log_A_real.double()), self.A_imag.double())
+        exponent = torch.exp(self.log_dt.double())[:, None] * A
+        return exponent, torch.expm1(exponent) / A, torch.view_as_complex(self.C.double())
 
     def scale_time_steps(self, rate: float) -> None:
         raise ValueError("H3: its short convolution weighs single samples, it is tied to their rate")

@@ -50,18 +50,19 @@ class S5(TimeInvariantLayer[S5State]):
 
     def ssm(self, u: Tensor, state: S5State) -> tuple[Tensor, S5State]:
         exponent, gain = self._discretise()
-        x = scan(gain * self._mixed_in(u), exponent, state.x)
+        x = scan(gain.to(state.x.dtype) * self._mixed_in(u), exponent, state.x)
         return self._mixed_out(x), S5State(x[:, -1])
 
     def ssm_step(self, u: Tensor, state: S5State) -> tuple[Tensor, S5State]:
         exponent, gain = self._discretise()
-        x = torch.exp(exponent) * state.x + gain * self._mixed_in(u)
+        Abar, gain = torch.exp(exponent).to(state.x.dtype), gain.to(state.x.dtype)
+        x = Abar * state.x + gain * self._mixed_in(u)
         return self._mixed_out(x), S5State(x)
 
     def _discretise(self) -> tuple[Tensor, Tensor]:
-        """dt Lambda, of which Abar is the exponential, and Lambda^-1 (Abar - I), both (d_state / 2,)."""
-        Lambda = torch.complex(-torch.exp(wide(self.log_A_real)), wide(self.A_imag))
-        exponent = torch.exp(wide(self.log_dt)) * Lambda
+        """dt Lambda, which is log Abar, and Lambda^-1 (Abar - I), complex128 (d_state / 2,)."""
+        Lambda = torch.complex(-torch.exp(self.log_A_real.double()), self.A_imag.double())
+        exponent = torch.exp(self.log_dt.double()) * Lambda
         return exponent, torch.expm1(exponent) / Lambda
 
     def _mixed_in(self, u: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ def scan(v: Tensor, exponent: Tensor, x: Tensor) -> Tensor:
 
     Args:
         v: (batch, length, N), real or complex.
-        exponent: (N,), log Abar.
+        exponent: (N,), log Abar. Its powers are formed in its dtype: complex128 keeps the phases of a long
+            memory.
         x: the state before v, (batch, N).
 
     Returns:
@@ -26,12 +27,12 @@ def scan(v: Tensor, exponent: Tensor, x: Tensor) -> Tensor:
     width = min(WIDTH, length)
     count = -(-length // width)
     blocks = F.pad(v, (0, 0, 0, count * width - length)).unflatten(1, (count, width))
-    lags = torch.arange(width, device=v.device)
-    powers = torch.exp(exponent[:, None] * lags)  # (N, width)
-    states, before = torch.einsum("nij,bcjn->bcin", toeplitz(powers), blocks), x[:, None]
+    lags = torch.arange(width + 1, device=v.device)
+    powers = torch.exp(exponent[:, None] * lags).to(v.dtype)  # (N, width + 1)
+    states, before = torch.einsum("nij,bcjn->bcin", toeplitz(powers[:, :-1]), blocks), x[:, None]
     if count > 1:
         before = torch.cat([before, scan(states[:, :-1, -1], exponent * width, x)], dim=1)
-    states = states + before[:, :, None] * torch.exp(exponent * (lags[:, None] + 1))
+    states = states + before[:, :, None] * powers[:, 1:].mT
     return states.flatten(1, 2)[:, :length]
 
 

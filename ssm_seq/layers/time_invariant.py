@@ -49,13 +49,14 @@ class TimeInvariantLayer(SequenceLayer[State]):
 
 
 def wide(part: Tensor) -> Tensor:
-    """In float32 at least: what is repeated over a sequence needs the digits."""
+    """In float32 at least: what adds up over a sequence needs the digits."""
     return part.to(torch.promote_types(part.dtype, torch.float32))
 
 
 def diagonal_step(u: Tensor, exponent: Tensor, Bbar: Tensor, C: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """One position of `ssm_seq.kernels.lti_scan`: u (batch, d_model), complex x (batch, d_model, pairs)."""
-    x = torch.exp(exponent) * x + Bbar * u[..., None]
+    Abar, Bbar, C = (part.to(x.dtype) for part in (torch.exp(exponent), Bbar, C))
+    x = Abar * x + Bbar * u[..., None]
     return 2 * (C * x).real.sum(-1), x
 
 
