@@ -41,7 +41,7 @@ class SplitConfig:
 class StoreConfig:
     """What goes into one byte store: everything that changes its bytes or its index.
 
-    kind: `fasta`, `reads` or `consensus` (BAM/CRAM), `audio`.
+    kind: `fasta`, `reads` or `consensus` (BAM/CRAM), `audio`, `text` (any file, byte by byte).
     reference: FASTA for CRAM, and to compare the alignments and the consensus with.
     region: samtools notation (1-based, inclusive), for `reads` and `consensus`; none means everything.
     sample_rate: Hz after resampling; encoding: `mu_law` or `linear`, 8 bit both.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ssm_seq.commands.device import choose_device
 from ssm_seq.commands.evaluate_task import evaluate_task
 from ssm_seq.config import Config, compose, expect_at_least
-from ssm_seq.data.alphabet import Dna
+from ssm_seq.data.alphabet import Dna, Sound
 from ssm_seq.data.store import Store
 from ssm_seq.errors import InputError
 from ssm_seq.evaluation.classifiers import Features, logistic_regression, majority_class
@@ -152,6 +152,10 @@ def _features(config: Config, store: Store) -> tuple[str, Features]:
     if isinstance(store.alphabet, Dna):
         k, both_strands = config.evaluate.kmer, config.data.reverse_complement
         return f"{k}-mer", partial(kmer_frequencies, k=k, both_strands=both_strands)
+    if not isinstance(store.alphabet, Sound):
+        return "byte frequency", lambda ids: np.stack(
+            [np.bincount(row, minlength=256) / len(row) for row in ids]
+        )
     decode, rate = store.alphabet.decode_waveform, store.sample_rate
     return "log-spectrogram", lambda ids: log_mel_statistics(decode(ids), rate)
 
@@ -165,7 +169,7 @@ def _compress(config: Config, store: Store) -> list[dict[str, Any]]:
         bits, known = (np.concatenate(part) for part in zip(*parts, strict=True))
         mean = bits_per_byte(bits, known, test.records, settings.bootstrap, settings.seed)
         lines.append(_line(f"order-{markov.order} Markov", length, "bits_per_byte", mean))
-    if not isinstance(store.alphabet, Dna):
+    if isinstance(store.alphabet, Sound):
         total = flac_bits(test.ids, store.sample_rate)
         counts = np.full(len(total), length)
         mean = bootstrap_ratio(total, counts, test.records, None, settings.bootstrap, settings.seed)

@@ -9,7 +9,7 @@ import torch
 
 from ssm_seq.commands.device import choose_device
 from ssm_seq.config import GenerateConfig, compose, expect_at_least
-from ssm_seq.data.alphabet import Alphabet, Bytes, Sound, alphabet
+from ssm_seq.data.alphabet import BYTES, Alphabet, Bytes, Sound, alphabet
 from ssm_seq.data.store import Store
 from ssm_seq.errors import InputError
 from ssm_seq.files import whole_directory, write_json
@@ -92,12 +92,16 @@ def read_prompt(path: Path | None, length: int) -> tuple[Bytes, str]:
 
 
 def write_sequences(folder: Path, ids: list[Bytes], model: LanguageModel) -> None:
-    """ids, one array an item, as 16-bit mono WAV files, or as the records of one FASTA file."""
+    """ids, one array an item, as 16-bit mono WAV files, text files, or the records of one FASTA file."""
     letters = alphabet(model.alphabet)
     if isinstance(letters, Sound):
         for number, sequence in enumerate(ids):
             waveform = letters.decode_waveform(letters.decode(sequence))
             soundfile.write(folder / f"generated-{number}.wav", waveform, model.sample_rate, subtype="PCM_16")
+        return
+    if letters is BYTES:
+        for number, sequence in enumerate(ids):
+            (folder / f"generated-{number}.txt").write_bytes(letters.decode(sequence).tobytes())
         return
     with (folder / "generated.fa").open("w") as file:
         for number, sequence in enumerate(ids):

@@ -11,9 +11,9 @@ from pathlib import Path
 from ssm_seq.commands import variants
 from ssm_seq.commands.device import choose_device
 from ssm_seq.config import compose
-from ssm_seq.data.alphabet import Sound, alphabet
+from ssm_seq.data.alphabet import BYTES, Sound, alphabet
 from ssm_seq.data.audio import read_audio
-from ssm_seq.data.fasta import read_fasta
+from ssm_seq.data.fasta import blocks, read_fasta
 from ssm_seq.data.store import Store, StoreWriter
 from ssm_seq.errors import InputError
 from ssm_seq.files import only_run_in, whole_directory, write_json
@@ -88,7 +88,7 @@ def open_store(path: Path, model: Classifier | LanguageModel, work: Path) -> Sto
 
 
 def read_store(path: Path, model: Classifier | LanguageModel, folder: Path) -> Store:
-    """The records of a FASTA or audio file as the model reads them.
+    """The records of a FASTA, audio or text file as the model reads them.
 
     Raises:
         InputError: the file is not what the model was trained on, or is damaged.
@@ -97,6 +97,8 @@ def read_store(path: Path, model: Classifier | LanguageModel, folder: Path) -> S
     records: Iterable = read_fasta(path)
     if isinstance(letters, Sound):
         records = [(path.stem, map(letters.encode_waveform, read_audio(path, model.sample_rate)))]
+    elif letters is BYTES:
+        records = [(path.stem, blocks(path))]
     with StoreWriter(folder, model.alphabet, model.sample_rate) as writer:
         for name, chunks in records:
             writer.add(name, chunks, source=str(path))

@@ -1,7 +1,7 @@
 """Alphabets: how the bytes of a store become the token ids of a model, and back.
 
-A store keeps bytes as they came (ASCII letters of DNA with their case, 8-bit codes of sound). Ids are made
-when a window is read, so case survives as soft masking and is never a second letter.
+A store keeps bytes as they came (ASCII letters of DNA with their case, 8-bit codes of sound, text). Ids are
+made when a window is read, so case survives as soft masking and is never a second letter.
 """
 
 from dataclasses import dataclass
@@ -118,6 +118,7 @@ def _sound(name: str, edges: NDArray[np.float64]) -> Sound:
 
 _UNIFORM = np.arange(-128, 129) / 128
 DNA = _dna()
+BYTES = Alphabet("bytes", 256, np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
 LINEAR = _sound("linear", _UNIFORM)
 # G.711's continuous mu-law, inverted: |x| = ((1 + mu)^|y| - 1) / mu, on 256 equal steps of y.
 MU_LAW = _sound("mu_law", np.sign(_UNIFORM) * ((1 + _MU) ** np.abs(_UNIFORM) - 1) / _MU)
@@ -125,14 +126,14 @@ _COMPLEMENT = DNA.ids[np.frombuffer(_DNA_COMPLEMENTS, np.uint8)]
 
 
 def alphabet(name: str) -> Alphabet:
-    """The alphabet of that name: `dna`, `mu_law` or `linear`.
+    """The alphabet of that name: `dna`, `mu_law`, `linear` or `bytes`.
 
     Raises:
         InputError: there is no such alphabet, or it is `TOKENS`.
     """
-    for known in (DNA, MU_LAW, LINEAR):
+    for known in (DNA, MU_LAW, LINEAR, BYTES):
         if known.name == name:
             return known
     if name == TOKENS:
         raise InputError("the model reads the ids of a tokenizer, not files: call it from Python")
-    raise InputError(f"there is no alphabet {name!r}; known: dna, mu_law, linear")
+    raise InputError(f"there is no alphabet {name!r}; known: dna, mu_law, linear, bytes")

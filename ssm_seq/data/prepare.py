@@ -12,23 +12,23 @@ from rich.progress import Progress
 
 from ssm_seq.config import StoreConfig
 from ssm_seq.data.alignments import Reference, read_reads, read_reference
-from ssm_seq.data.alphabet import Bytes, Sound, alphabet
+from ssm_seq.data.alphabet import BYTES, Bytes, Sound, alphabet
 from ssm_seq.data.audio import read_audio
 from ssm_seq.data.consensus import Comparison, read_consensus
-from ssm_seq.data.fasta import read_fasta
+from ssm_seq.data.fasta import blocks, read_fasta
 from ssm_seq.data.samples import read_samples
 from ssm_seq.data.splits import divide
 from ssm_seq.data.store import Record, StoreWriter
 from ssm_seq.errors import InputError
 from ssm_seq.files import write_json
 
-KINDS = ("fasta", "reads", "consensus", "audio")
+KINDS = ("fasta", "reads", "consensus", "audio", "text")
 
 
 def prepare(config: StoreConfig, out: Path, samples: Path | None = None) -> dict[str, Any]:
     """Write the store `out` from the files of a sample sheet; give back its summary, `summary.json` in it.
 
-    A record's name is `SAMPLE/PART`. PART is a FASTA record's id, a sound file's name without extension
+    A record's name is `SAMPLE/PART`. PART is a FASTA record's id, a sound or text file's name without ending
     (within the pattern of its row), a read's name, or the region or contig of a consensus.
 
     samples: a sheet instead of the one that `config` names.
@@ -101,6 +101,8 @@ class _Source:
                 raise InputError(f"data.store.encoding={self.config.encoding}: expected mu_law or linear")
             if self.sample_rate <= 0:
                 raise InputError(f"data.store.sample_rate={self.sample_rate}: expected a rate in Hz")
+        elif self.config.kind == "text":
+            self.alphabet_name = BYTES.name
         elif self.config.kind != "fasta":
             self.reference = read_reference(self.config.reference)
 
@@ -111,6 +113,8 @@ class _Source:
         match self.config.kind:
             case "fasta":
                 return read_fasta(file, show)
+            case "text":
+                return [(part, blocks(file, show))]
             case "reads":
                 return read_reads(file, self.config, self.reference, self.skipped)
             case "consensus":

@@ -50,9 +50,9 @@ def sounds_of(results: Results) -> list[Sound]:
 
 
 def generated_text(results: Results, at_most: int = 1200) -> list[tuple[str, str]]:
-    """Beginnings of the FASTA files that a model made up: (file name, text)."""
-    files = [path for path in results.generated_files if path.suffix == ".fa"]
-    return [(path.name, path.read_text()[:at_most]) for path in files]
+    """Beginnings of the FASTA or text files that a model made up: (file name, text)."""
+    files = [path for path in results.generated_files if path.suffix in (".fa", ".txt")]
+    return [(path.name, path.read_text(errors="replace")[:at_most]) for path in files]
 
 
 def window_result(results: Results) -> dict | None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ssm_seq.config import Config
 from ssm_seq.data.store import Store
 from ssm_seq.errors import InputError
+from ssm_seq.reporting.wording import UNITS
 
 _RULES = ("prepare", "train", "evaluate", "baselines", "score", "generate")
 
@@ -47,7 +48,7 @@ class Results:
     @property
     def unit(self) -> str:
         """What one position is."""
-        return "base" if self.store.sample_rate is None else "sample"
+        return UNITS[self.store.alphabet.name][0]
 
     @property
     def resampled(self) -> str:

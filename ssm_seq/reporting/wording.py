@@ -1,6 +1,11 @@
 """Numbers as a reader wants them: the only arithmetic of the reports is rounding."""
 
-UNITS = {"dna": ("base", "bases"), "mu_law": ("sample", "samples"), "linear": ("sample", "samples")}
+UNITS = {
+    "dna": ("base", "bases"),
+    "mu_law": ("sample", "samples"),
+    "linear": ("sample", "samples"),
+    "bytes": ("byte", "bytes"),
+}
 
 
 def percent(value: float) -> str:

@@ -21,10 +21,13 @@ SAMPLES_SCHEMA = workflow.source_path("../schemas/samples.schema.yaml")
 shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
 
 
+TASKS = config.get("tasks", {})
+
+
 wildcard_constraints:
     experiment="[A-Za-z0-9_-]+",
     store="[A-Za-z0-9_-]+",
-    task="|".join(config.get("tasks", [])) or "(?!)",
+    task="|".join(TASKS) or "(?!)",
     point="[A-Za-z0-9_-]+",
     seed="[0-9]+",
 
@@ -133,7 +136,7 @@ def page_inputs(wildcards):
 @plainly
 def point_overrides(wildcards):
     """What makes a point out of its task's experiment, but for the seed."""
-    points = config["tasks"][wildcards.task]["points"]
+    points = TASKS[wildcards.task]["points"]
     if wildcards.point not in points:
         known = ", ".join(points)
         raise InputError(f"task {wildcards.task} has no point {wildcards.point!r}; known: {known}")
@@ -152,7 +155,7 @@ def point_values(wildcards, *sections):
 
 
 def task_points(wildcards):
-    described = config["tasks"][wildcards.task]
+    described = TASKS[wildcards.task]
     files = expand(f"{POINTS}/{{file}}", file=["run.json", "evaluation.json"], allow_missing=True)
     return expand(files, task=wildcards.task, point=described["points"], seed=described["seeds"])
 

@@ -52,7 +52,7 @@ rule task:
         f"{RESULTS}/benchmarks/task/{{task}}.tsv"
     params:
         folder=lambda wildcards: f"{RESULTS}/tasks/{wildcards.task}/points",
-        points=lambda wildcards: list(config["tasks"][wildcards.task]["points"]),
+        points=lambda wildcards: list(TASKS[wildcards.task]["points"]),
     shell:
         "python -m ssm_seq.reporting.task_results --points {params.folder} --only {params.points}"
         " --command 'snakemake {output}' --out {output} > {log} 2>&1"
@@ -78,4 +78,4 @@ rule task_figure:
 
 rule tasks:
     input:
-        expand(f"{RESULTS}/tasks/{{task}}/result.svg", task=config["tasks"]),
+        expand(f"{RESULTS}/tasks/{{task}}/result.svg", task=TASKS),
