@@ -1,6 +1,8 @@
 """Generation: seeded per item, the distribution that was asked for, step by step as in one pass."""
 
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,6 +142,16 @@ def test_an_engine_is_made_once_for_many_calls():
     np.testing.assert_array_equal(
         generate(model, PROMPT, 20, run_by=run_by).ids, generate(model, PROMPT, 20).ids
     )
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs/generation.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    make().float().save("results/genome/model")
+    names: dict = {}
+    exec(compile(code, "generation.md", "exec"), names)
+    assert len(capsys.readouterr().out.split()) == 8 and names["more"].ids.shape == (8, 60)
 
 
 def test_a_state_without_logits_is_refused():
