@@ -157,10 +157,7 @@ def sample_stage(
         largest = tl.max(own, 0).to(tl.float64)
         weights = _weights(own, largest, rule)
         if TRUNCATES:
-            rank, before = _places(weights, logits + row * VOCAB, largest, rule, VOCAB, V_TILE, 16)
-            weights = tl.where(rank < top_k, weights, 0.0)
-            kept = (before < tl.load(rule + 1) * tl.sum(weights)) & (weights >= tl.load(rule + 2))
-            weights = tl.where(kept, weights, 0.0)
+            weights = tl.where(_kept(own, largest, rule, top_k, V_TILE), weights, 0.0)
         cumulative = tl.cumsum(weights)
         target = tl.load(draws + row * steps + t) * tl.max(cumulative)
         chosen = tl.sum(((cumulative <= target) & (v < VOCAB)).to(tl.int32))
@@ -177,16 +174,20 @@ def _weights(logits, largest, rule):
 
 
 @triton.jit
-def _places(weights, logits, largest, rule, VOCAB: tl.constexpr, V_TILE: tl.constexpr, PART: tl.constexpr):
-    """In the order of falling weights: each id's rank, and the sum of the weights before it."""
-    v = tl.arange(0, V_TILE)[:, None]
-    rank = tl.zeros([V_TILE], tl.int32)
-    before = tl.zeros([V_TILE], tl.float64)
-    for start in range(0, V_TILE, PART):
-        w = start + tl.arange(0, PART)
-        others = tl.where(w < VOCAB, opened(_look(logits + w, w < VOCAB)), float("-inf"))
-        others = _weights(others, largest, rule)[None, :]
-        first = (others > weights[:, None]) | ((others == weights[:, None]) & (w[None, :] < v))
-        rank += tl.sum(first.to(tl.int32), 1)
-        before += tl.sum(tl.where(first, others, 0.0), 1)
-    return rank, before
+def _kept(logits, largest, rule, top_k, V_TILE: tl.constexpr):
+    """Which ids are left of the distribution.
+
+    They are sorted by a number that is larger for larger logits and, of equals, for lower ids.
+    """
+    place = tl.arange(0, V_TILE)
+    bits = logits.to(tl.int32, bitcast=True)
+    rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    keys = (rising.to(tl.int64) << 32) | (V_TILE - 1 - place)
+    ordered = tl.sort(keys, descending=True)
+    rising = (ordered >> 32).to(tl.int32)
+    bits = rising ^ ((rising >> 31) & 0x7FFFFFFF)
+    weights = _weights(bits.to(tl.float32, bitcast=True), largest, rule)
+    weights = tl.where(place < top_k, weights, 0.0)
+    before = tl.cumsum(weights) - weights
+    kept = (before < tl.load(rule + 1) * tl.sum(weights)) & (weights >= tl.load(rule + 2)) & (place < top_k)
+    return keys >= tl.min(tl.where(kept, ordered, tl.max(ordered)))
