@@ -17,6 +17,8 @@ config |= {{
     "results": "results",
     "experiments": ["species", "speech"],
     "stores": ["lambda_consensus"],
+    "tasks": {{}},
+    "variants": {{}},
     "container": "none.sif",
 }}
 
