@@ -12,12 +12,14 @@ from ssm_seq.benchmark.floors import Work
 from ssm_seq.kernels import (
     causal_conv1d,
     linear_cross_entropy,
+    lti_scan,
     mamba_mixer,
     rms_norm,
     selective_scan,
     selective_step,
 )
 from ssm_seq.kernels.mamba_mixer.arguments import new_layer
+from ssm_seq.layers import S4D
 
 
 class Ready(NamedTuple):
@@ -98,6 +100,50 @@ def _conv(case: Case, device: torch.device) -> Ready:
         list(arguments.values()),
         Work(2 * streamed),
         Work(5 * streamed),
+    )
+
+
+def lti_arguments(case: Case, device: torch.device) -> dict[str, Tensor]:
+    """Steps of 0.001 to 0.1 and A_n = -1/2 + i pi n, as an S4D layer begins with; d_state / 2 pairs of
+    modes."""
+    random, pairs = _Random(device, case.dtype), case.d_state // 2
+    system = (case.channels, pairs)
+    steps = torch.exp(random.uniform(case.channels, 1, low=math.log(1e-3), high=math.log(1e-1)))
+    A = torch.complex(torch.full((pairs,), -0.5), math.pi * torch.arange(pairs)).to(device)
+    return {
+        "u": random.normal(case.batch, case.length, case.channels),
+        "exponent": steps * A,
+        "B": torch.expm1(steps * A) / A,
+        "C": torch.complex(*(random.normal(*system, dtype=torch.float32) for _ in range(2))),
+        "D": random.normal(case.channels, dtype=torch.float32),
+    }
+
+
+def _lti_scan(case: Case, device: torch.device) -> Ready:
+    arguments, streamed = lti_arguments(case, device), case.dtype.itemsize * _elements(case)
+    # Forward: u, y. Backward: u, dy, du.
+    return Ready(
+        lambda: lti_scan(**arguments)[:1],
+        list(arguments.values()),
+        Work(2 * streamed),
+        Work(5 * streamed),
+    )
+
+
+def _s4d(case: Case, device: torch.device) -> Ready:
+    torch.manual_seed(0)
+    layer = S4D(case.channels, case.d_state).to(device)
+    x = _Random(device, case.dtype).normal(case.batch, case.length, case.channels)
+    rows, streamed = case.batch * case.length, case.dtype.itemsize * _elements(case)
+
+    def run() -> tuple[Tensor, ...]:
+        with torch.autocast(device.type, case.dtype, enabled=case.dtype != torch.float32):
+            return layer(x)[:1]
+
+    # Forward: x, y. Backward: x, dy, dx. Products: the projection's.
+    products = 2 * rows * layer.out_proj.weight.numel()
+    return Ready(
+        run, [x, *layer.parameters()], Work(2 * streamed, 0, products), Work(5 * streamed, 0, 3 * products)
     )
 
 
@@ -182,6 +228,8 @@ def _elements(case: Case) -> int:
 _READY: dict[str, Callable[[Case, torch.device], Ready]] = {
     "scan": _scan,
     "conv": _conv,
+    "lti_scan": _lti_scan,
+    "s4d": _s4d,
     "rms_norm": _rms_norm,
     "linear_cross_entropy": _linear_cross_entropy,
     "mixer": _mixer,

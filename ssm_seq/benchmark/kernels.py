@@ -90,7 +90,7 @@ def _peer(case: Case, index: int, device: torch.device) -> Peer | None:
         return None
     gc.collect()
     before = allocated(device)
-    if device.type == "cuda" and (found := peer(case, device)) is not None:
+    if (device.type == "cuda" or name == "torch.fft") and (found := peer(case, device)) is not None:
         try:
             times, peak = _time(_pass(*found, backward=index == 1), device, before)
         except Exception as error:  # a peer that fails is a result of its own

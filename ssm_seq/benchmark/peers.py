@@ -1,4 +1,4 @@
-"""mamba-ssm and causal-conv1d on the same inputs, where they are installed."""
+"""mamba-ssm and causal-conv1d on the same inputs, where they are installed; PyTorch's transforms."""
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ssm_seq.benchmark.cases import Case
-from ssm_seq.benchmark.inputs import conv_arguments, scan_arguments
+from ssm_seq.benchmark.inputs import conv_arguments, lti_arguments, scan_arguments
+from ssm_seq.kernels import lti_scan
 
-LIBRARIES = {"scan": "mamba-ssm", "mixer": "mamba-ssm", "conv": "causal-conv1d"}
+LIBRARIES = {"scan": "mamba-ssm", "mixer": "mamba-ssm", "conv": "causal-conv1d", "lti_scan": "torch.fft"}
 
 
 def peer(case: Case, device: torch.device) -> tuple[Callable[[], tuple[Tensor]], list[Tensor]] | None:
@@ -25,6 +26,8 @@ def peer(case: Case, device: torch.device) -> tuple[Callable[[], tuple[Tensor]],
                 return _conv(case, device)
             case "mixer":
                 return _mixer(case, device)
+            case "lti_scan":
+                return _convolution(case, device)
     except ImportError:
         pass
     return None
@@ -56,6 +59,23 @@ def _conv(case: Case, device: torch.device) -> tuple[Callable[[], tuple[Tensor]]
     arguments = conv_arguments(case, device)
     arguments["x"] = arguments["x"].transpose(1, 2).contiguous()
     return lambda: (causal_conv1d_fn(**arguments, activation="silu"),), list(arguments.values())
+
+
+def _convolution(case: Case, device: torch.device) -> tuple[Callable[[], tuple[Tensor]], list[Tensor]]:
+    """Causal convolution by FFT with the system's kernel, which is there already."""
+    arguments = lti_arguments(case, device)
+    u = arguments.pop("u").transpose(1, 2).float().contiguous()
+    impulse = torch.zeros(1, case.length, case.channels, device=device)
+    impulse[:, 0] = 1
+    kernel = lti_scan(impulse, **arguments)[0][0].t().contiguous()
+    del impulse
+
+    def run() -> tuple[Tensor]:
+        size = 2 * case.length
+        product = torch.fft.rfft(u, n=size) * torch.fft.rfft(kernel, n=size)
+        return (torch.fft.irfft(product, n=size)[..., : case.length],)
+
+    return run, [u, kernel]
 
 
 def _mixer(case: Case, device: torch.device) -> tuple[Callable[[], tuple[Tensor]], list[Tensor]]:

@@ -42,7 +42,7 @@ OPTIONS = {
 }
 NO_OVERRIDES = {"convert", "bench"}
 # What bench chooses from. The models are those of the device: on a CPU one beside transformers.
-KERNELS = ["scan", "conv", "rms_norm", "linear_cross_entropy", "mixer", "selective_step"]
+KERNELS = ["scan", "conv", "lti_scan", "s4d", "rms_norm", "linear_cross_entropy", "mixer", "selective_step"]
 GROUPS = [*KERNELS, "models", "s4_kernel", "decode", "first_call", "score"]
 LAYOUTS = ["mamba_ssm", "transformers", "ssm_seq"]
 VALUES = """\

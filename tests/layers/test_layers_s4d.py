@@ -73,4 +73,37 @@ def test_long_float32_chunks_stay_exact():
     x = torch.randn(1, 5000, 4)
     y = layer(x)[0]
     exact = layer.double()(x.double())[0]
-    assert (y - exact).norm() < 1e-4 * exact.norm()
+    assert (y - exact).norm() < 1e-5 * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_model_of_rounded_parameters_computes_in_float32(dtype):
+    torch.manual_seed(0)
+    layer, x = S4D(6, d_state=8), torch.randn(2, 40, 6)
+    expected, _ = layer(x)
+    layer, x = layer.to(dtype), x.to(dtype)
+    y, state = layer(x[:, :20])
+    y_next, state = layer(x[:, 20:39], state)
+    y_last, state = layer.step(x[:, 39], state)
+    assert (y.dtype, y_last.dtype, state.x.dtype) == (dtype, dtype, torch.complex64)
+    assert layer.initial_state(2).x.dtype == torch.complex64
+    found = torch.cat([y, y_next, y_last[:, None]], dim=1)
+    assert (found.float() - expected).norm() < 0.03 * expected.norm()
+    found.float().square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+def test_compiled_for_every_length():
+    torch.manual_seed(0)
+    layer = S4D(4, d_state=6)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for length in (5, 40, 33):
+        x = torch.randn(2, length, 4)
+        state = layer(x)[1]
+        results = []
+        for function in (layer, compiled):
+            y, after = function(x, state)
+            gradients = torch.autograd.grad(y.sum() + after.x.abs().sum(), layer.parameters())
+            results.append((y, after.x, *gradients))
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
