@@ -64,7 +64,8 @@ def generate(
         run_by: the model's engine, made for this call if None.
 
     Raises:
-        InputError: a value out of its range, an id that the model does not have, a state without logits.
+        InputError: a value out of its range, an id that the model does not have, a state without logits,
+            logits that are not finite.
     """
     if length < 1 or count < 1:
         name, value = ("length", length) if length < 1 else ("count", count)
@@ -141,6 +142,8 @@ class _Walk:
         places = torch.tensor(self._drawn[self.going] + first, device=self._device)[:, None]
         draws = uniform(self._seed, items, places + torch.arange(steps, device=self._device))
         ids, after = self._engine.run(self._state, draws, self._rule)
+        if not after.logits.isfinite().all():
+            raise InputError("the model's logits are not finite: its weights are damaged or it diverges")
         self.ids[self.going, first : first + steps] = ids.cpu().numpy()
         if not self._stop:
             self._state = after

@@ -154,6 +154,15 @@ def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().out.split()) == 8 and names["more"].ids.shape == (8, 60)
 
 
+@LAYERS
+def test_damaged_weights_are_noticed(layer):
+    model = make(layer)
+    with torch.no_grad():
+        model.backbone.blocks[1].layer.out_proj.weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match="not finite"):
+        generate(model, PROMPT, 5)
+
+
 def test_a_state_without_logits_is_refused():
     model = make()
     with pytest.raises(InputError, match="no logits"):
