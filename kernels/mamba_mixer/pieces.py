@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 # Positions times channels of a piece: large ones fill a GPU and need few launches, small ones little memory.
-FORWARD = 3 * 2**26  # where states are kept for the backward pass: 1.9 GiB in bfloat16, free again before it
-INFERENCE = 2**27  # where there is no backward pass: 1.3 GiB
+FORWARD = 3 * 2**26  # 1.9 GiB in bfloat16, free again before a backward pass
 BACKWARD = 2**26  # 1.1 GiB
 STEP = 512  # positions; a piece that another one follows is a multiple of it, and it of the scan's interval
 PROJECTED = 2**27  # bytes: u and z are kept for the backward pass up to here, beyond made twice
@@ -21,7 +20,7 @@ def forward_pieces(
     keep: whether there will be a backward pass. keeps: whether all states are kept for it; where that is one
     a piece, the pieces are the backward pass's.
     """
-    segment = INFERENCE if not keep else FORWARD if keeps else BACKWARD
+    segment = BACKWARD if keep and not keeps else FORWARD
     return _pieces(batch, length, channels, segment)
 
 

@@ -46,9 +46,9 @@ def in_two(mixer):
 CUTS = {  # positions of STEP, positions times channels of a forward and of a backward piece, bytes of states
     "whole": {},
     "whole, u and z made again": {"PROJECTED": 0},
-    "rows": {"FORWARD": 1, "INFERENCE": 1, "BACKWARD": 1},
-    "times": {"STEP": 32, "FORWARD": 1, "INFERENCE": 1, "BACKWARD": 1},
-    "times, states made again": {"STEP": 32, "INFERENCE": 1, "BACKWARD": 1, "KEPT": 0},
+    "rows": {"FORWARD": 1, "BACKWARD": 1},
+    "times": {"STEP": 32, "FORWARD": 1, "BACKWARD": 1},
+    "times, states made again": {"STEP": 32, "BACKWARD": 1, "KEPT": 0},
     "rows on the way back": {"BACKWARD": 1},
     "times on the way back": {"STEP": 32, "BACKWARD": 1},
     "times, shorter on the way back": {"STEP": 32, "FORWARD": 64 * 24, "BACKWARD": 1},
@@ -269,7 +269,7 @@ def assert_in_order(parts, batch, length, channels, segment):
 @pytest.mark.parametrize("channels", [1, 500, 512, 3000])
 def test_pieces_cover_everything_once_in_order(batch, length, channels):
     for keep, keeps, segment in [
-        (False, False, pieces.INFERENCE),
+        (False, False, pieces.FORWARD),
         (True, True, pieces.FORWARD),
         (True, False, pieces.BACKWARD),
     ]:
