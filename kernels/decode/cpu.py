@@ -1,7 +1,7 @@
 """Decoding on a CPU: the whole step of one row after the other in compiled code, with vectors over outputs.
 
-Matrices are transposed, so that a product adds up rows of weights, each times one number of the input: every
-output has its own lane, no sum runs across lanes, and what is read is read once, in its order in memory.
+Every output of a product has its own lane: no sum runs across lanes. A matrix lies in blocks of one vector of
+outputs each, so that what is read is read once, in its order in memory.
 """
 
 import math
@@ -19,17 +19,16 @@ from ssm_seq.kernels.decode.stacks import MambaStack, Stack
 
 @compiled
 def product(x, matrix, count, out):
-    """out = x[:count] times matrix (at least count, whole vectors). Two sums, of even and of odd places."""
+    """out = x[:count] times matrix (blocks, count, lanes). Two sums each, of even and of odd places."""
     lanes = width(out)
-    nothing = splat(out.dtype.type(0))
-    for c in range(0, out.shape[0], lanes):
-        even, odd = nothing, nothing
+    for block in range(matrix.shape[0]):
+        even = odd = splat(out.dtype.type(0))
         for k in range(0, count - 1, 2):
-            even = even + splat(x[k]) * load(matrix, (k, c))
-            odd = odd + splat(x[k + 1]) * load(matrix, (k + 1, c))
+            even = even + splat(x[k]) * load(matrix, (block, k, 0))
+            odd = odd + splat(x[k + 1]) * load(matrix, (block, k + 1, 0))
         if count % 2:
-            even = even + splat(x[count - 1]) * load(matrix, (count - 1, c))
-        store(out, (c,), even + odd)
+            even = even + splat(x[count - 1]) * load(matrix, (block, count - 1, 0))
+        store(out, (block * lanes,), even + odd)
 
 
 @compiled
@@ -93,7 +92,7 @@ def _mamba(
     x, normed = np.zeros(embedding.shape[1], logits.dtype), np.zeros(embedding.shape[1], logits.dtype)
     mixed = np.zeros(embedding.shape[1], logits.dtype)
     both, u = np.zeros(2 * channels, logits.dtype), np.zeros(channels, logits.dtype)
-    low, delta = np.zeros(x_proj.shape[2], logits.dtype), np.zeros(channels, logits.dtype)
+    low, delta = np.zeros(x_proj.shape[1] * lanes, logits.dtype), np.zeros(channels, logits.dtype)
     weights, order = np.zeros(vocab, np.float64), np.zeros(vocab, np.int64)
     for row in range(first, last):
         for t in range(draws.shape[1]):
@@ -192,7 +191,7 @@ class CpuDecoder:
             self._rows(stack.embedding),
             self._rows(stack.norm),
             self._rows(stack.final_norm),
-            self._rows(stack.head.mT),
+            self._blocks(stack.head),
         ]
         if isinstance(stack, MambaStack):
             self._kernel, d_inner = _mamba, stack.A.shape[1]
@@ -200,12 +199,12 @@ class CpuDecoder:
                 self._halves(stack.in_proj),
                 self._rows(stack.conv_weight.mT),
                 self._rows(stack.conv_bias),
-                self._rows(stack.x_proj.mT),
-                self._rows(stack.dt_proj.mT),
+                self._blocks(stack.x_proj),
+                self._blocks(stack.dt_proj),
                 self._rows(stack.dt_bias),
                 self._rows(stack.A.mT / math.log(2)),
                 self._rows(stack.D),
-                self._rows(stack.out_proj.mT),
+                self._blocks(stack.out_proj),
             ]
             self._sizes = [d_model, d_inner, stack.dt_proj.shape[2], vocab]
         else:
@@ -239,6 +238,11 @@ class CpuDecoder:
     def _rows(self, tensor: Tensor) -> np.ndarray:
         return as_array(tensor, self._dtype, whole_vectors(tensor.shape[-1], self._dtype))
 
+    def _blocks(self, matrix: Tensor) -> np.ndarray:
+        """(..., outputs, inputs) -> (..., blocks, inputs, lanes), filled up with zeros."""
+        rows, lanes = self._rows(matrix.mT), whole_vectors(1, self._dtype)
+        return np.ascontiguousarray(rows.reshape(*rows.shape[:-1], -1, lanes).swapaxes(-3, -2))
+
     def _halves(self, matrix: Tensor) -> np.ndarray:
-        """(layers, 2 n, d) transposed, each half of the outputs filled up by itself."""
-        return np.concatenate([self._rows(half.mT) for half in matrix.chunk(2, dim=1)], axis=2)
+        """`_blocks` of (layers, 2 n, inputs), each half of the outputs by itself."""
+        return np.concatenate([self._blocks(half) for half in matrix.chunk(2, dim=1)], axis=1)
