@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssm_seq.inference.state import State, concatenate
+from ssm_seq.inference.replay import Replay
+from ssm_seq.inference.state import State, concatenate, filled, tensors_of
 from ssm_seq.inference.stream import Ids, inference
 from ssm_seq.layers import map_state
 from ssm_seq.models import LanguageModel
@@ -27,6 +28,7 @@ MOST_CHECKPOINTS = 1024
 FLOOR = 0.1
 """Nats. The tolerance is relative to the score's size, or to this where the score is smaller."""
 
+_AT_ONCE = 4  # batches of edits under way, so that first blocks, of any length, find others of their length
 _BLOCKS = 4  # behind the edit, that the estimate of the rest looks at
 _PARTS = 16  # of a block, whose changes count as independent
 _SAFETY = 4.0
@@ -74,6 +76,7 @@ class Prefix:
         self.length, self.spacing = len(ids), spacing or default_spacing(len(ids))
         self._model, self._device = model, next(model.parameters()).device
         self._ids = torch.tensor(ids, device=self._device)
+        self._replays: dict[int, Replay] = {}
         self._states, costs = [], []
         with inference(model):
             state = model.initial_state(1)
@@ -115,9 +118,10 @@ class Prefix:
         waiting, reading = deque(sorted(runs, key=self._shape)), []
         with inference(self._model):
             while waiting or reading:
-                while waiting and len(reading) < batch:
-                    reading.append(waiting.popleft())
-                self._read_on(reading, tolerance)
+                while len(reading) <= batch and waiting:
+                    for _ in range(min(_AT_ONCE * batch - len(reading), len(waiting))):
+                        reading.append(waiting.popleft())
+                self._read_on(reading, tolerance, batch)
                 reading = [run for run in reading if run.bound is None]
         return [EditScore(run.nats, run.computed, run.bound) for run in runs]
 
@@ -135,14 +139,17 @@ class Prefix:
         piece = torch.cat([self._ids[first:start], changed, self._ids[end:stop]])
         return _Run(self._states[checkpoint], 0, piece, first, stop)
 
-    def _read_on(self, runs: list["_Run"], tolerance: float) -> None:
-        """Read one block of every run, those of one length side by side."""
+    def _read_on(self, runs: list["_Run"], tolerance: float, batch: int) -> None:
+        """Read one block of every run, at most `batch` of one length side by side."""
         for _, group in groupby(sorted(runs, key=self._shape), self._shape):
-            some = list(group)
-            nats, state = self._read([run.piece for run in some], [run.stop for run in some], _joined(some))
-            for row, run in enumerate(some):
-                run.state, run.row = state, row
-                self._judge(run, nats[row], tolerance)
+            alike = list(group)
+            for first in range(0, len(alike), batch):
+                some = alike[first : first + batch]
+                pieces, stops = [run.piece for run in some], [run.stop for run in some]
+                nats, state = self._read(pieces, stops, _joined(some, self._device))
+                for row, run in enumerate(some):
+                    run.state, run.row = state, row
+                    self._judge(run, nats[row], tolerance)
 
     def _shape(self, run: "_Run") -> tuple[int, bool]:
         """Runs with the same one are read side by side."""
@@ -162,8 +169,28 @@ class Prefix:
             following = self._ids[stops].long()[:, None]
         else:
             following = ids.new_full((len(pieces), 1), -1)
-        nats, state = self._model.losses(ids, torch.cat([ids[:, 1:], following], dim=1), state)
+        targets = torch.cat([ids[:, 1:], following], dim=1)
+        if ids.shape[1] == self.spacing:
+            nats, state = self._replayed(ids, targets, state)
+        else:
+            nats, state = self._model.losses(ids, targets, state)
         return (nats if stops[0] < self.length else nats[:, :-1]).double().cpu().numpy(), state
+
+    def _replayed(self, ids: Tensor, targets: Tensor, state: tuple) -> tuple[Tensor, tuple]:
+        """`losses` of whole blocks, of which there are many: recorded once for every power of two of rows."""
+        rows = len(ids)
+        whole = 1 << (rows - 1).bit_length()
+        chosen = torch.arange(whole, device=ids.device).clamp(max=rows - 1)  # the last one again
+
+        def losses(ids: Tensor, targets: Tensor, *tensors: Tensor) -> list[Tensor]:
+            nats, after = self._model.losses(ids, targets, filled(state, tensors))
+            return [nats, *tensors_of(after)]
+
+        inputs = [tensor.index_select(0, chosen) for tensor in (ids, targets, *tensors_of(state))]
+        if whole not in self._replays:
+            self._replays[whole] = Replay(losses, *inputs)
+        nats, *after = (tensor[:rows] for tensor in self._replays[whole](*inputs))
+        return nats, filled(state, after)
 
     def _judge(self, run: "_Run", nats: NDArray[np.float64], tolerance: float) -> None:
         """Add a block's costs; then either the run is over, or it has its next block."""
@@ -230,13 +257,14 @@ class _Run:
         return map_state(lambda tensor: tensor[self.row : self.row + 1], self.state)
 
 
-def _joined(runs: Sequence[_Run]) -> tuple:
+def _joined(runs: Sequence[_Run], device: torch.device) -> tuple:
     """The states of runs as one batch; rows of one state that follow one another are taken at once."""
     parts = []
     for _, group in groupby(runs, lambda run: id(run.state)):
         some = list(group)
         whole, rows = State(some[0].state), [run.row for run in some]
-        parts.append(whole if rows == list(range(whole.batch)) else whole.select(rows))
+        kept = rows == list(range(whole.batch))
+        parts.append(whole if kept else whole.select(torch.tensor(rows, device=device)))
     return parts[0].parts if len(parts) == 1 else concatenate(parts).parts
 
 
@@ -260,9 +288,5 @@ def default_spacing(length: int) -> int:
     return spacing
 
 
-def _tensors(state: tuple) -> list[Tensor]:
-    return [t for part in state for t in ([part] if isinstance(part, Tensor) else _tensors(part))]
-
-
 def _equal(one: tuple, other: tuple) -> bool:
-    return all(torch.equal(*pair) for pair in zip(_tensors(one), _tensors(other), strict=True))
+    return all(torch.equal(*pair) for pair in zip(tensors_of(one), tensors_of(other), strict=True))

@@ -7,7 +7,7 @@ from it alone. On disk it is one safetensors file that names the model it belong
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -46,8 +46,8 @@ class State:
     @property
     def bytes(self) -> int:
         """Memory of all tensors."""
-        tensors = [tensor for _, tensor in _leaves(self.parts)]
-        return sum(_size(tensor) for tensor in tensors + ([] if self.logits is None else [self.logits]))
+        tensors = tensors_of(self.parts) + ([] if self.logits is None else [self.logits])
+        return sum(map(_size, tensors))
 
     def clone(self) -> Self:
         return self._map(torch.clone, self.notes)
@@ -118,9 +118,9 @@ class State:
             tensor = torch.view_as_complex(tensors[name]) if like.is_complex() else tensors[name]
             return tensor.permute(*np.argsort(orders[name]).tolist()).to(device)
 
-        found = iter([restored(name, like) for name, like in _leaves(outline)])
+        found = [restored(name, like) for name, like in _leaves(outline)]
         logits = restored(_LOGITS, torch.empty(0)) if _LOGITS in tensors else None
-        return cls(map_state(lambda _: next(found), outline), logits, json.loads(about["notes"]))
+        return cls(filled(outline, found), logits, json.loads(about["notes"]))
 
     def _map(self, function: Any, notes: dict[str, Any] | None = None) -> Self:
         logits = None if self.logits is None else function(self.logits)
@@ -134,13 +134,24 @@ def concatenate(states: Sequence[State]) -> State:
     """
     if not states:
         raise ValueError("concatenate: expected at least one state")
-    columns = zip(*([tensor for _, tensor in _leaves(state.parts)] for state in states), strict=True)
-    joined = iter([torch.cat(tensors) for tensors in columns])
+    columns = zip(*(tensors_of(state.parts) for state in states), strict=True)
+    joined = [torch.cat(tensors) for tensors in columns]
     logits = [state.logits for state in states if state.logits is not None]
     return State(
-        map_state(lambda _: next(joined), states[0].parts),
+        filled(states[0].parts, joined),
         torch.cat(logits) if len(logits) == len(states) else None,
     )
+
+
+def tensors_of(parts: tuple) -> list[Tensor]:
+    """All tensors of a model's state, in a fixed order."""
+    return [tensor for _, tensor in _leaves(parts)]
+
+
+def filled(parts: tuple, tensors: Iterable[Tensor]) -> tuple:
+    """A state formed like `parts`, of these tensors in the order of `tensors_of`."""
+    left = iter(tensors)
+    return map_state(lambda _: next(left), parts)
 
 
 def state_bytes(model: Model, batch: int) -> int:
