@@ -81,10 +81,12 @@ class TaskConfig:
 
     name: from a byte store `classify` (a label for a window) or `language_model` (the next byte); without one
         `copying`, `selective_copying`, `induction_heads`, `fashion_mnist`, or of real signals `delay`,
-        `integration`, `reconstruction` (ssm_seq/tasks), of size `data.window`.
+        `integration`, `reconstruction`, or of a measured series `forecast` (ssm_seq/tasks), of size
+        `data.window`.
     symbols: different ordinary tokens of a drawn sequence; memorise: how many of them to copy.
     curriculum: sizes that training starts with, `curriculum_steps` steps each, before `data.window`.
     band: of a signal, in cycles a position; lag: positions of a delay; samples: points of a reconstruction.
+    series, column: a CSV file with a header and the column of it to forecast, horizon: rows ahead.
     images: folder of Fashion-MNIST; permuted: read its pixels in one random order instead of row by row.
     """
 
@@ -96,6 +98,9 @@ class TaskConfig:
     band: float = 0.01
     lag: int = 1000
     samples: int = 64
+    series: str = "data/sources/co2.csv"
+    column: str = "co2"
+    horizon: int = 52
     images: str = "data/sources/fashion-mnist"
     permuted: bool = False
 

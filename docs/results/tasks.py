@@ -4,8 +4,9 @@
 
 The models (points) and seeds are those of config/workflow.yaml; `snakemake results/tasks/NAME/result.json`
 makes the same ones one after another. A small model leaves most of a GPU idle, so here each is a process of
-its own, and all share one device. Stopped by Ctrl-C or after --minutes, it writes down what is finished. The
-figure: python -m ssm_seq.reporting.task_figure FILE.json
+its own, and all share one device. After --minutes a run that is not at its end is judged as its last
+checkpoint has it, and its record says after how many steps; Ctrl-C writes down what is finished. The figure:
+python -m ssm_seq.reporting.task_figure FILE.json
 """
 
 import argparse
@@ -13,6 +14,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -25,28 +27,56 @@ import yaml
 
 from ssm_seq.commands.device import choose_device
 from ssm_seq.commands.evaluate_task import evaluate_task
-from ssm_seq.config import compose
+from ssm_seq.config import Config, compose
 from ssm_seq.errors import InputError
 from ssm_seq.files import write_json
 from ssm_seq.models import load_model
 from ssm_seq.reporting.task_results import task_result
 from ssm_seq.training import train
+from ssm_seq.training.checkpoint import Checkpoints, identity
+from ssm_seq.training.loop import Run
 
 ROOT = Path(__file__).parents[2]
 
 
+class TimeIsUp(Exception):
+    """Raised in a run by the signal that ends its training."""
+
+
+def end_training(*_: object) -> None:
+    """A signal handler."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise TimeIsUp
+
+
 def work(overrides: list[str], folder: Path) -> None:
-    """Train and evaluate one model, in a process of its own."""
+    """Train and evaluate one model, in a process of its own; SIGTERM ends the training."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("w") as log:
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(1)
     config = compose(overrides, ROOT / "config")
     device = choose_device(config.device)
-    train(config, None, folder, device)
+    signal.signal(signal.SIGTERM, end_training)
+    try:
+        train(config, None, folder, device)
+    except TimeIsUp:
+        keep_last_checkpoint(config, folder, device)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     started = time.perf_counter()
     write_json(folder / "evaluation.json", evaluate_task(config, load_model(folder / "model", device)))
     print(f"evaluated in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+
+
+def keep_last_checkpoint(config: Config, folder: Path, device: torch.device) -> None:
+    """Leave the model and the record that `train` would have left, of the newest checkpoint."""
+    newest = Checkpoints(folder / "checkpoints", identity(config, None)).newest()
+    if newest is None:
+        raise InputError(f"{folder}: the time was up before the first checkpoint")
+    run = Run(config, None, device)
+    run.restore(*newest)
+    run.model.save(folder / "model")
+    write_json(folder / "run.json", run.record())
 
 
 def last_lines(folder: Path) -> str:
@@ -68,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--points", nargs="+", help="these alone")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of workflow.yaml")
     parser.add_argument("--jobs", type=int, default=8, help="processes at a time")
-    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of training")
     parser.add_argument("--commit", help="what is measured, where it is not git's HEAD")
     parser.add_argument("--work", type=Path, help="folder of the runs; what is finished there is kept")
     options = parser.parse_intermixed_args(arguments)
@@ -83,7 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     running: dict[Path, multiprocessing.Process] = {}
     context, started, shown = multiprocessing.get_context("fork"), time.monotonic(), time.monotonic()
     try:
-        while (waiting or running) and time.monotonic() - started < 60 * options.minutes:
+        while waiting or running:
+            if time.monotonic() - started > 60 * options.minutes:
+                waiting.clear()
+                for process in running.values():
+                    process.terminate()
             while waiting and len(running) < options.jobs:
                 point, seed, place = waiting.pop(0)
                 overrides = [f"experiment={options.task}", *described["points"][point].split()]
@@ -103,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped")
     for place, process in running.items():
-        process.terminate()
+        process.kill()
         process.join()
         print(f"unfinished: {place.parent.name} {place.name}: {last_lines(place)}")
     command = f"python docs/results/tasks.py {options.task} {' '.join(options.overrides)}".strip()

@@ -34,6 +34,10 @@ def right_answers(model: Classifier | LanguageModel, example: Example, chunk: in
 
 
 def relative_squares(model: Regressor, example: Example, chunk: int) -> Tensor:
+    """`relative_mean_square` of the model's answers."""
+    return relative_mean_square(final_answers(model, example, chunk).float(), example.answers)
+
+
+def relative_mean_square(answers: Tensor, true: Tensor) -> Tensor:
     """Mean square error of each sequence's answers over the mean square of the true ones, (sequences,)."""
-    error = final_answers(model, example, chunk).float() - example.answers
-    return error.square().flatten(1).mean(1) / example.answers.square().flatten(1).mean(1)
+    return (answers - true).square().flatten(1).mean(1) / true.square().flatten(1).mean(1)

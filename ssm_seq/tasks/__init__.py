@@ -8,12 +8,13 @@ from ssm_seq.config import Config
 from ssm_seq.errors import InputError
 from ssm_seq.tasks.copying import Copying
 from ssm_seq.tasks.fashion_mnist import FashionMnist
+from ssm_seq.tasks.forecast import Forecast
 from ssm_seq.tasks.induction import InductionHeads
 from ssm_seq.tasks.signals import Signals
 from ssm_seq.tasks.task import Example, Task
 
 SIGNALS = ("delay", "integration", "reconstruction")
-TASKS = ("copying", "selective_copying", "induction_heads", "fashion_mnist", *SIGNALS)
+TASKS = ("copying", "selective_copying", "induction_heads", "fashion_mnist", *SIGNALS, "forecast")
 
 __all__ = ["TASKS", "Example", "Task", "task_of"]
 
@@ -32,4 +33,6 @@ def task_of(config: Config) -> Task:
             return FashionMnist(task.images, task.permuted)
         case "delay" | "integration" | "reconstruction":
             return Signals(task.name, task.band, task.lag, task.samples)
+        case "forecast":
+            return Forecast(task.series, task.column, task.horizon)
     raise InputError(f"task.name={task.name}: expected one of {', '.join(TASKS)}")

@@ -44,6 +44,10 @@ class Task(ABC):
             InputError: no sequence has such a length, or the data are not there.
         """
 
+    def simple_answers(self, inputs: Tensor) -> tuple[str, Tensor] | None:
+        """What a simple rule answers, in the shape of the answers, and its name; None where there is none."""
+        return None
+
     def test(self, count: int, size: int, length: int, seed: int, device: Device) -> Iterator[Example]:
         """At most `count` sequences of the test split in batches of `size`, the same for the same seed."""
         for number, start in enumerate(range(0, count, size)):
