@@ -1,10 +1,25 @@
-"""How the vectors of tokens start: unrelated for letters, smooth for the levels of a waveform."""
+"""Models by their names, and how the vectors of tokens start: unrelated for letters, smooth for waveforms."""
 
+from pathlib import Path
+
+import pytest
 import torch
 import torch.nn.functional as F
 
-from ssm_seq.config import ModelConfig
-from ssm_seq.models import LanguageModel
+from ssm_seq.config import ModelConfig, compose
+from ssm_seq.models import Classifier, LanguageModel
+
+CONFIG = Path(__file__).parents[2] / "config"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG / "model").glob("*.yaml")))
+def test_every_named_model_exists_gated_and_both_ways(name):
+    overrides = [f"model={name}", "model.bidirectional=true"]
+    gates = [] if name in ("mamba", "h3") else ["model.gated=true"]
+    config = compose(overrides + gates, CONFIG).model
+    model = Classifier(config, 15, ["a", "b"], "dna")
+    logits, _ = model(torch.randint(15, (2, 30)))
+    assert logits.shape == (2, 2) and config.layer == name
 
 
 def similarity(model: LanguageModel) -> torch.Tensor:
