@@ -67,9 +67,9 @@ GPU_CASES = [
     DecodeCase(12, 512, 16),
     DecodeCase(12, 512, 64, peer=132_198),
     DecodeCase(12, 512, 256, length=512),
-    DecodeCase(48, 1024, 1, target=1_600, peer=585, length=512),
-    DecodeCase(48, 1024, 16, length=512),
-    DecodeCase(48, 1024, 64, peer=30_525, length=512),
+    DecodeCase(48, 1024, 1, target=1_600, peer=585, length=256),
+    DecodeCase(48, 1024, 16, length=256),
+    DecodeCase(48, 1024, 64, peer=30_525, length=256),
     DecodeCase(8, 256, 1, precision="float32"),
     DecodeCase(8, 256, 64, precision="float32"),
     DecodeCase(8, 256, 1, "s4d"),
@@ -117,7 +117,8 @@ def _measure(planned: Measured, case: DecodeCase, device: torch.device) -> Itera
 
 def _model(case: DecodeCase, device: torch.device) -> LanguageModel:
     torch.manual_seed(0)
-    return LanguageModel(case.config, VOCAB, TOKENS).to(device)
+    with torch.device(device):
+        return LanguageModel(case.config, VOCAB, TOKENS)
 
 
 def _engine(model: LanguageModel, case: DecodeCase) -> Engine:
