@@ -23,7 +23,8 @@ from ssm_seq.benchmark.measured import Measured, Peer
 from ssm_seq.benchmark.timing import allocated, peak_gib, summary
 from ssm_seq.config import ModelConfig
 from ssm_seq.data.alphabet import DNA
-from ssm_seq.inference.score import LOG_LIKELIHOOD, read_pieces, score_record
+from ssm_seq.inference.score import read_pieces, score_record
+from ssm_seq.inference.score_values import LOG_LIKELIHOOD
 from ssm_seq.inference.state import State, concatenate
 from ssm_seq.inference.stream import Ids, inference
 from ssm_seq.layers import map_state

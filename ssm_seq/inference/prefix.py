@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssm_seq.inference.replay import Replay
+from ssm_seq.inference.replay import Replay, can_be_recorded
 from ssm_seq.inference.state import State, concatenate, filled, tensors_of
 from ssm_seq.inference.stream import Ids, inference
 from ssm_seq.layers import map_state
@@ -170,7 +170,7 @@ class Prefix:
         else:
             following = ids.new_full((len(pieces), 1), -1)
         targets = torch.cat([ids[:, 1:], following], dim=1)
-        if ids.shape[1] == self.spacing:
+        if ids.shape[1] == self.spacing and can_be_recorded(self._model):
             nats, state = self._replayed(ids, targets, state)
         else:
             nats, state = self._model.losses(ids, targets, state)

@@ -7,7 +7,6 @@ figures.
 import math
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,10 +18,18 @@ from numpy.typing import NDArray
 from rich.progress import TransferSpeedColumn
 from torch import Tensor
 
-from ssm_seq.errors import InputError
 from ssm_seq.inference.progress import progress_bar
 from ssm_seq.inference.score_chunk import choose_chunk, halved, no_memory
-from ssm_seq.inference.score_fetch import Fetched, to_device
+from ssm_seq.inference.score_fetch import ahead, to_device
+from ssm_seq.inference.score_values import (
+    EMBEDDING,
+    LOG_LIKELIHOOD,
+    ChunkReader,
+    check_finite,
+    check_length,
+    check_read,
+    check_weights,
+)
 from ssm_seq.inference.state import State
 from ssm_seq.inference.stream import Ids, check_chunk, inference, resident_mib
 from ssm_seq.models import Classifier, LanguageModel
@@ -30,7 +37,6 @@ from ssm_seq.models import Classifier, LanguageModel
 Read = Callable[[int, int], Ids]
 Sink = Callable[[int, dict[str, NDArray[np.float32]]], None]
 
-LOG_LIKELIHOOD, ENTROPY, PROBABILITY, EMBEDDING = "log_likelihood", "entropy", "probability", "embedding"
 SAVE_EVERY = 30.0  # seconds between two saved states
 _BITS, _CLASSES, _HIDDEN = (
     "bits",
@@ -122,7 +128,8 @@ def score_record(
         InputError: an empty record, or one that ends before `length`; a weight or a result that is not a
             finite number; a saved state of another model; a chunk below 1.
     """
-    check_record(model, length)
+    check_length(length)
+    check_weights(model)
     progress, state = _begin(model, chunk, saved, half)
     classifies = isinstance(model, Classifier)
     names = {*wanted, *([EMBEDDING] if pooled else [])}
@@ -131,8 +138,7 @@ def score_record(
     with inference(model), progress_bar(TransferSpeedColumn()) as bar:
         task = bar.add_task("positions", total=length, completed=progress.position)
         pieces = read_pieces(model, read, length, progress.chunk, state, progress.position, names, half)
-        sums = (_sums(model, piece, pooled) for piece in pieces)
-        for piece, arrays in _fetched(sums, wanted):
+        for piece, arrays in ahead(_chosen(model, piece, wanted, pooled) for piece in pieces):
             _take(progress, piece, arrays)
             if sink:
                 sink(piece.start, {name: arrays[name] for name in wanted})
@@ -169,14 +175,13 @@ def read_pieces(
     Language models always give LOG_LIKELIHOOD. A chunk that does not fit memory is halved, with a warning.
     On a GPU the values may still be on their way.
     """
-    device = next(model.parameters()).device
+    device, values_of = next(model.parameters()).device, ChunkReader(model, wanted, half)
     while start < length:
         end = min(start + chunk, length)
         ids = read(start, end)
-        if ids.shape != (end - start,):
-            raise InputError(f"the record ends after {start + len(ids)} of {length} positions; was it cut?")
+        check_read(start + len(ids), end, length)
         try:
-            values, after = _values(model, to_device(ids, device)[None], state, wanted, half)
+            values, after = values_of(to_device(ids, device)[None], state)
             values = {name: value[0] for name, value in values.items()}
         except (MemoryError, RuntimeError) as error:
             if not no_memory(error):
@@ -195,17 +200,6 @@ def read_pieces(
         start = end
 
 
-def check_record(model: Classifier | LanguageModel, length: int) -> None:
-    """Raises InputError for an empty record and for weights that are not finite numbers."""
-    if length < 1:
-        raise InputError("the record is empty; expected at least one position")
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise InputError(
-                f"tensor {name} of the model holds NaN or infinite values; expected finite weights"
-            )
-
-
 def _begin(
     model: Classifier | LanguageModel, chunk: int | None, saved: Path | None, half: bool
 ) -> tuple[_Progress, State | None]:
@@ -217,71 +211,21 @@ def _begin(
     return _Progress(choose_chunk(model, half=half) if chunk is None else chunk), None
 
 
-def _values(
-    model: Classifier | LanguageModel, ids: Tensor, before: State | None, wanted: Collection[str], half: bool
-) -> tuple[dict[str, Tensor], State]:
-    """Of ids (batch, length) after a state: the values (batch, length, ...) by name, and the state."""
-    values, parts = {}, None if before is None else before.parts
-    classifies = isinstance(model, Classifier)
-    with torch.autocast(ids.device.type, torch.bfloat16, enabled=half):
-        hidden, layers = model.backbone(ids, parts.layers if classifies and parts is not None else parts)
-    hidden = hidden.to(model.head.weight.dtype)  # logits rounded to bfloat16 would be off by some hundredths
-    if classifies:
-        state = State(model.after(hidden, layers, parts))
-        if PROBABILITY in wanted:
-            values[PROBABILITY] = _running(model, hidden, parts)
-    else:
-        logits = model.logits(hidden)
-        first = torch.zeros_like(logits[:, 0]) if before is None else before.logits  # all ids equally likely
-        expected = torch.cat([first[:, None], logits[:, :-1]], dim=1).log_softmax(-1)
-        values[LOG_LIKELIHOOD] = expected.gather(-1, ids[..., None])[..., 0]
-        if ENTROPY in wanted:
-            values[ENTROPY] = -(expected.exp() * expected).sum(-1)
-        state = State(layers, logits[:, -1].clone())  # a view would keep all of them
-    if EMBEDDING in wanted:
-        values[EMBEDDING] = hidden
-    return values, state
-
-
-def _running(model: Classifier, hidden: Tensor, before: tuple | None) -> Tensor:
-    """Class probabilities (batch, length, classes) for everything up to each position."""
-    total = hidden.double().cumsum(1)
-    count = torch.arange(1, hidden.shape[1] + 1, device=hidden.device).expand(hidden.shape[:2])
-    if before is not None:
-        total, count = total + before.total[:, None], count + before.count[:, None]
-    return model.logits(total, count).softmax(-1)
-
-
-def _sums(model: Classifier | LanguageModel, piece: Piece, pooled: bool) -> Piece:
-    """The piece with its sums: what a pass wants to know of it beside the values of its positions."""
+def _chosen(
+    model: Classifier | LanguageModel, piece: Piece, wanted: Collection[str], pooled: bool
+) -> tuple[Piece, dict[str, Tensor]]:
+    """The piece without its values, and what the host gets of them: the wanted ones in float32, and sums."""
     values = piece.values
+    chosen = {name: values[name].float() for name in wanted}
     if isinstance(model, Classifier):
         parts = piece.state.parts
-        values |= {_CLASSES: model.logits(parts.total, parts.count).softmax(-1)[0]}
+        chosen[_CLASSES] = model.logits(parts.total, parts.count).softmax(-1)[0]
     else:
-        values |= {_BITS: -values[LOG_LIKELIHOOD].sum(dtype=torch.float64) / math.log(2)}
+        chosen[_BITS] = -values[LOG_LIKELIHOOD].sum(dtype=torch.float64) / math.log(2)
     if pooled:
-        values |= {_HIDDEN: values[EMBEDDING].sum(0, dtype=torch.float64)}
-    return piece
-
-
-def _fetched(pieces: Iterator[Piece], wanted: Collection[str]) -> Iterator[tuple[Piece, dict[str, NDArray]]]:
-    """Each piece without its values, and on the host those that are wanted, in float32, and the sums.
-
-    On a GPU the next piece is under way by then.
-    """
-    waiting: deque[tuple[Piece, Fetched]] = deque()
-    for piece in pieces:
-        chosen = {name: piece.values[name].float() for name in wanted}
-        chosen |= {name: piece.values[name] for name in (_BITS, _CLASSES, _HIDDEN) if name in piece.values}
-        piece.values.clear()
-        fetched = Fetched(chosen)
-        waiting.append((piece, fetched))
-        while len(waiting) > fetched.on_the_way:
-            piece, fetched = waiting.popleft()
-            yield piece, fetched.arrays()
-    for piece, fetched in waiting:
-        yield piece, fetched.arrays()
+        chosen[_HIDDEN] = values[EMBEDDING].sum(0, dtype=torch.float64)
+    values.clear()
+    return piece, chosen
 
 
 def _take(progress: _Progress, piece: Piece, arrays: dict[str, NDArray]) -> None:
@@ -290,18 +234,13 @@ def _take(progress: _Progress, piece: Piece, arrays: dict[str, NDArray]) -> None
     progress.chunk = piece.chunk
     if _CLASSES in arrays:
         result = arrays[_CLASSES].tolist()
+        check_finite(result, piece.start, end)
         progress.track.append({"position": end, "probabilities": result})
-        finite = all(map(math.isfinite, result))
     else:
         bits = arrays[_BITS].item()
+        check_finite([bits], piece.start, end)
         progress.track.append({"position": end, "bits_per_byte": bits / piece.length})
         progress.bits += bits
-        finite = math.isfinite(bits)
-    if not finite:
-        raise InputError(
-            f"positions {piece.start + 1} to {end}: the model gives NaN or infinite values; its weights are "
-            "damaged or its numbers overflow"
-        )
     progress.memory.append({"position": end, "resident_mib": resident_mib()})
     if _HIDDEN in arrays:
         hidden = arrays[_HIDDEN]

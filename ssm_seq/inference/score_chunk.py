@@ -28,10 +28,12 @@ def choose_chunk(model: Model, free: int | None = None, half: bool = False) -> i
 
 
 def position_bytes(model: Model, half: bool = False) -> int:
-    """Bytes of one position at most: a layer's activations, running sums in float64, logits four times."""
-    config, item = model.config, 2 if half else next(model.parameters()).element_size()
-    layer = 12 * config.d_model + 8 * config.d_model * config.expand
-    return layer * item + 16 * config.d_model + 4 * 4 * model.head.out_features
+    """Bytes of one position at most: a layer's activations beside the residual sum, or the head's: hidden
+    vectors, running sums in float64, logits four times. Mamba's layers are what this was measured with."""
+    config, item = model.config, next(model.parameters()).element_size()
+    layer = (4 * config.d_model + 6 * config.d_model * config.expand) * (2 if half else item)
+    head = (item + 16) * config.d_model + 4 * 4 * model.head.out_features
+    return max(layer, head) + 2 * item * config.d_model
 
 
 def free_memory(device: torch.device) -> int:

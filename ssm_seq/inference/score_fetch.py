@@ -1,11 +1,15 @@
 """Values on their way from a GPU to the host, copied beside its work and waited for when they are used."""
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+Item = TypeVar("Item")
 
 
 def to_device(ids: NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -41,3 +45,16 @@ def _on_host(tensor: Tensor) -> Tensor:
     if not tensor.is_cuda:
         return tensor
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def ahead(items: Iterable[tuple[Item, Mapping[str, Tensor]]]) -> Iterator[tuple[Item, dict[str, NDArray]]]:
+    """Each item with its tensors on the host. On a GPU the next item is under way by then."""
+    waiting: deque[tuple[Item, Fetched]] = deque()
+    for item, tensors in items:
+        fetched = Fetched(tensors)
+        waiting.append((item, fetched))
+        while len(waiting) > fetched.on_the_way:
+            item, fetched = waiting.popleft()
+            yield item, fetched.arrays()
+    for item, fetched in waiting:
+        yield item, fetched.arrays()

@@ -22,7 +22,8 @@ from ssm_seq.data.alphabet import DNA
 from ssm_seq.data.store import Store
 from ssm_seq.errors import InputError
 from ssm_seq.files import write_json
-from ssm_seq.inference.score import EMBEDDING, ENTROPY, LOG_LIKELIHOOD, PROBABILITY, Score, score_record
+from ssm_seq.inference.score import Score, score_record
+from ssm_seq.inference.score_values import EMBEDDING, ENTROPY, LOG_LIKELIHOOD, PROBABILITY
 from ssm_seq.inference.state import fingerprint
 from ssm_seq.inference.stream import Ids
 from ssm_seq.inference.tracks import Stored, mean, write_bedgraph, write_npy

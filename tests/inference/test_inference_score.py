@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ssm_seq.config import ModelConfig
 from ssm_seq.errors import InputError
 from ssm_seq.inference import score, score_chunk, score_record
-from ssm_seq.inference.score import EMBEDDING, ENTROPY, LOG_LIKELIHOOD, PROBABILITY
+from ssm_seq.inference.score_values import EMBEDDING, ENTROPY, LOG_LIKELIHOOD, PROBABILITY
 from ssm_seq.inference.score_chunk import choose_chunk, position_bytes
 from ssm_seq.models import Classifier, LanguageModel
 
