@@ -268,17 +268,18 @@ dplr_error = below(
 # | --- | --- | --- |
 # | powers | N² L | `kernel_by_powers` |
 # | LSSL, doubling | N³ log L + N² L | `kernel_by_doubling` |
-# | S4 | N L + L log L, and N³ log L for Ctilde from C | `kernel_dplr`, `kernel_from_truncated` |
+# | S4 | N L + L log L | `kernel_dplr`, `kernel_from_truncated` |
 # | S4D | N L | `kernel_vandermonde` |
 #
 # ![Time of the ways to the kernel against N and against L](figures/kernel_cost.svg)
 #
 # The powers pay twice: N² operations a position, and L products that must wait for each other. The S4 paper's
 # N + L, up to logarithms, is for Cauchy sums by a fast multipole method; here the N L terms are just added
-# up. Where the length is fixed Ctilde itself can be learned, and "S4 from Ctilde" is all it costs. Doubling
-# is made of large matrix products, which machines are good at, so it keeps up while N is small. S4 holds N L
-# terms at once, which long sequences feel as memory traffic; the S4 layer therefore goes in chunks of 1,024
-# positions.
+# up, but none of them is kept: in memory it is N + L. "From C" takes four times as many points as "from
+# Ctilde" and no power of Abar; where the length is fixed, Ctilde itself can be learned. Doubling is made of
+# large matrix products, which machines are good at, so it keeps up while N is small; within blocks of 64
+# positions the S4 layer does it too, since it needs the states between them anyway. The same on a GPU, for
+# longer kernels and more channels, is in [results/s4_kernel.svg](results/s4_kernel.svg).
 
 # %% figure
 by_L = {L: figures.kernel_seconds(64, L) for L in (256, 1024, 4096, 16_384)}

@@ -160,6 +160,8 @@ def seconds(run) -> float:
 
 def kernel_seconds(N: int, L: int) -> dict[str, float]:
     """Seconds for the kernels of HEADS LegS systems with time steps of their own, in float64, each way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # first: MKL's factorisations may hang after a change back to more
     delta = torch.logspace(-4, -3, HEADS, dtype=torch.float64)  # longer ones decay to subnormal, slow numbers
     legs = nplr("legs", N)
     Lambda, P = legs.A.Lambda.expand(HEADS, N), legs.A.P.expand(HEADS, N, 1)
@@ -168,14 +170,12 @@ def kernel_seconds(N: int, L: int) -> dict[str, float]:
     ones, Ctilde = torch.ones(1, N, dtype=torch.float64), truncated_C(A, C, delta, L)
     half = slice(0, N // 2)
     diagonal, Bhalf = discretise(Diagonal(Lambda[:, half]), B[:, half], delta)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     runs = {
         "powers": partial(kernel_by_powers, Abar, Bbar, ones, L),
         "doubling": partial(kernel_by_doubling, Abar, Bbar, ones, L),
         "S4 from C": partial(kernel_dplr, A, B, C, delta, L, True),
         "S4 from Ctilde": partial(kernel_from_truncated, A, B, Ctilde, delta, L, True),
-        "S4D": partial(kernel_vandermonde, diagonal, Bhalf, C[..., half], L),
+        "S4D": partial(kernel_vandermonde, diagonal, Bhalf, C[..., half], L, True),
     }
     timings = {name: seconds(run) for name, run in runs.items()}
     torch.set_num_threads(threads)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2, processors
 
-POINTS = 256  # of a forward program
+POINTS = 512  # of a forward program
 MAX_ROWS = 8  # of a program: each holds four sums for every point
 TILE = (16, 16)  # pairs and points of a backward program at a time
-PROGRAMS = 8  # of the backward for each multiprocessor, where the points suffice
+PROGRAMS = 16  # of the backward for each multiprocessor, where the points suffice
 
 
 @triton.jit

@@ -13,11 +13,9 @@ from torch import Tensor
 
 from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2, processors
 
-WIDTH = 32  # of the square of positions
+FORWARD, BACKWARD = (64, 16), (32, 32)  # width of the square, modes at a time: the fastest of six on an H100
 MIN_PAIRS = 16  # that a product of matrices takes
-MAX_PAIRS = (32, 16)  # at a time, forwards and backwards
 PROGRAMS = 4  # of the backward for each multiprocessor, where the positions suffice
-PRECISION = "ieee"  # of the products
 QUARTERS = tl.constexpr(2 / math.pi)  # of a turn in a radian
 
 
@@ -51,9 +49,7 @@ def _complex(parts, place, mask):
 
 
 @triton.jit(do_not_specialize=["length"])
-def _forward_kernel(
-    v, a, k, rows, pairs, length, PAIRS_: tl.constexpr, WIDTH_: tl.constexpr, PRECISION_: tl.constexpr
-):
+def _forward_kernel(v, a, k, rows, pairs, length, PAIRS_: tl.constexpr, WIDTH_: tl.constexpr):
     """v (heads, rows, pairs), a (heads, pairs), complex; k (heads, rows, length)."""
     row = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0).to(tl.int64) * WIDTH_ * WIDTH_
@@ -67,8 +63,8 @@ def _forward_kernel(
         left_real = v_real[None, :] * p_real - v_imaginary[None, :] * p_imaginary
         left_imaginary = v_real[None, :] * p_imaginary + v_imaginary[None, :] * p_real
         real, imaginary = _powers(a_real[:, None], a_imaginary[:, None], j[None, :])
-        total = tl.dot(left_real, real, total, input_precision=PRECISION_)
-        total = tl.dot(-left_imaginary, imaginary, total, input_precision=PRECISION_)
+        total = tl.dot(left_real, real, total, input_precision="ieee")
+        total = tl.dot(-left_imaginary, imaginary, total, input_precision="ieee")
     place = first + i[:, None] * WIDTH_ + j[None, :]
     tl.store(k + row * length + place, 2.0 * total, mask=place < length)
 
@@ -76,7 +72,7 @@ def _forward_kernel(
 @triton.jit(do_not_specialize=["length", "span"])
 def _backward_kernel(
     dk, a, sums, total_rows, rows, pairs, length, span,
-    PAIRS_: tl.constexpr, WIDTH_: tl.constexpr, PRECISION_: tl.constexpr,
+    PAIRS_: tl.constexpr, WIDTH_: tl.constexpr,
 ):  # fmt: skip
     """sums (spans, 2, heads * rows, pairs, 2): of dk exp(l a) and of l dk exp(l a), `span` positions each."""
     part, row = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
@@ -94,12 +90,12 @@ def _backward_kernel(
         g = tl.load(dk + row * length + place, mask=place < length, other=0.0)
         lg = g * place.to(tl.float32)
         p_real, p_imaginary = _powers(a_real[None, :], a_imaginary[None, :], (first + i * WIDTH_)[:, None])
-        end_real = tl.dot(g, real, input_precision=PRECISION_)
-        end_imaginary = tl.dot(g, imaginary, input_precision=PRECISION_)
+        end_real = tl.dot(g, real, input_precision="ieee")
+        end_imaginary = tl.dot(g, imaginary, input_precision="ieee")
         sum_real += end_real * p_real - end_imaginary * p_imaginary
         sum_imaginary += end_real * p_imaginary + end_imaginary * p_real
-        end_real = tl.dot(lg, real, input_precision=PRECISION_)
-        end_imaginary = tl.dot(lg, imaginary, input_precision=PRECISION_)
+        end_real = tl.dot(lg, real, input_precision="ieee")
+        end_imaginary = tl.dot(lg, imaginary, input_precision="ieee")
         moment_real += end_real * p_real - end_imaginary * p_imaginary
         moment_imaginary += end_real * p_imaginary + end_imaginary * p_real
     place = 2 * ((part * 2 * total_rows + row) * pairs + n)
@@ -114,16 +110,17 @@ def forward(v: Tensor, a: Tensor, L: int) -> Tensor:
     """k (heads, rows, L) for v (heads, rows, pairs), a (heads, pairs), complex64."""
     heads, rows, pairs = v.shape
     k = torch.empty(heads, rows, L, dtype=torch.float32, device=v.device)
-    grid = (ceil_div(L, WIDTH * WIDTH), heads * rows)
+    layout = _layout(pairs, FORWARD)
+    grid = (ceil_div(L, layout["WIDTH_"] ** 2), heads * rows)
     arguments = (torch.view_as_real(v), torch.view_as_real(a), k, rows, pairs, L)
-    launch(_forward_kernel, grid, arguments, **_layout(pairs, MAX_PAIRS[0]))
+    launch(_forward_kernel, grid, arguments, **layout)
     return k
 
 
 def backward(dk: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over l of dk exp(l a) and of l dk exp(l a), both (heads, rows, pairs)."""
-    (heads, rows, L), pairs, square = dk.shape, a.shape[1], WIDTH * WIDTH
-    layout = _layout(pairs, MAX_PAIRS[1])
+    (heads, rows, L), pairs, layout = dk.shape, a.shape[1], _layout(a.shape[1], BACKWARD)
+    square = layout["WIDTH_"] ** 2
     programs = heads * rows * ceil_div(pairs, layout["PAIRS_"])
     wanted = PROGRAMS * processors(dk.device) if dk.is_cuda else 1  # 1 is the interpreter's
     span = ceil_div(ceil_div(L, max(wanted // programs, 1)), square) * square
@@ -135,6 +132,6 @@ def backward(dk: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     return torch.view_as_complex(sums.sum(0)).unbind(0)
 
 
-def _layout(pairs: int, most: int) -> dict[str, int | str]:
-    block = min(max(next_power_of_2(pairs), MIN_PAIRS), most)
-    return {"PAIRS_": block, "WIDTH_": WIDTH, "PRECISION_": PRECISION, "num_warps": 4}
+def _layout(pairs: int, tile: tuple[int, int]) -> dict[str, int]:
+    width, most = tile
+    return {"PAIRS_": min(max(next_power_of_2(pairs), MIN_PAIRS), most), "WIDTH_": width, "num_warps": 4}

@@ -11,12 +11,14 @@ from ssm_seq.reporting.results_table import read_result
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def test_every_way_gives_the_same_kernel():
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("L", [50, 600])
+def test_every_way_gives_the_same_kernel(L, device):
     """But S4D's, which has its own shape: the low-rank part is left out."""
-    kernels = {way: run() for way, run in ways(KernelCase(3, 16, 50), CPU).items()}
+    kernels = {way: run() for way, run in ways(KernelCase(3, 16, L), torch.device(device)).items()}
     assert set(kernels) == set(s4_kernel.WAYS)
     expected = kernels["powers"]
-    assert expected.shape == (3, 50, 1, 1)
+    assert expected.shape == (3, L, 1, 1)
     for way, kernel in kernels.items():
         assert kernel.shape == expected.shape and kernel.dtype == torch.float32
         same = (kernel - expected).norm() <= 1e-5 * expected.norm()

@@ -159,12 +159,11 @@ from test_kernels_cauchy import errors, product_inputs, results
 from ssm_seq.kernels.cauchy import gpu, op
 
 op.device_path = lambda tensor: gpu
-gpu.TILE, gpu.PROGRAMS, gpu.POINTS, gpu.MAX_ROWS = (4, 16), 8, 32, 4
-for sizes in [(2, 3, 5, 77), (1, 1, 1, 1), (1, 9, 2, 70)]:
-    for dtype in (torch.complex64, torch.complex128):
-        arguments = product_inputs(*sizes, dtype=dtype)
-        missed = errors(results(op.cauchy, **arguments), arguments)
-        assert missed.pop("k") <= FORWARD and max(missed.values()) <= GRADIENT, missed
+gpu.TILE, gpu.PROGRAMS, gpu.POINTS, gpu.MAX_ROWS = (4, 16), 4, 32, 4
+for dtype, sizes in ((torch.complex64, (1, 5, 6, 40)), (torch.complex128, (2, 3, 2, 35))):
+    arguments = product_inputs(*sizes, dtype=dtype)
+    missed = errors(results(op.cauchy, **arguments), arguments)
+    assert missed.pop("k") <= FORWARD and max(missed.values()) <= GRADIENT, missed
 """
 
 

@@ -168,7 +168,8 @@ from test_kernels_vandermonde import errors, product_inputs, results
 from ssm_seq.kernels.vandermonde import gpu, op
 
 op.device_path = lambda tensor: gpu
-for sizes in [(2, 3, 5, 77), (1, 1, 1, 1), (1, 2, 40, 1100)]:
+gpu.FORWARD = gpu.BACKWARD = (16, 16)
+for sizes in [(2, 3, 5, 77), (1, 1, 20, 530)]:
     arguments = product_inputs(*sizes)
     missed = errors(results(op.vandermonde, **arguments), arguments)
     assert missed.pop("k") <= FORWARD and max(missed.values()) <= GRADIENT, missed
