@@ -79,7 +79,8 @@ def _backward_kernel(
     n = tl.program_id(2) * PAIRS_ + tl.arange(0, PAIRS_)
     i, j = tl.arange(0, WIDTH_), tl.arange(0, WIDTH_)
     a_real, a_imaginary = _complex(a, row // rows * pairs + n, n < pairs)
-    real, imaginary = _powers(a_real[None, :], a_imaginary[None, :], j[:, None])
+    # Positions past the length, where dk is 0: a power that is infinite there would make a sum NaN.
+    real, imaginary = _powers(a_real[None, :], a_imaginary[None, :], tl.minimum(j, length - 1)[:, None])
     sum_real = tl.zeros([WIDTH_, PAIRS_], tl.float32)
     sum_imaginary = tl.zeros([WIDTH_, PAIRS_], tl.float32)
     moment_real = tl.zeros([WIDTH_, PAIRS_], tl.float32)
@@ -89,7 +90,8 @@ def _backward_kernel(
         place = first + i[:, None] * WIDTH_ + j[None, :]
         g = tl.load(dk + row * length + place, mask=place < length, other=0.0)
         lg = g * place.to(tl.float32)
-        p_real, p_imaginary = _powers(a_real[None, :], a_imaginary[None, :], (first + i * WIDTH_)[:, None])
+        start = tl.minimum(first + i * WIDTH_, length - 1)[:, None]
+        p_real, p_imaginary = _powers(a_real[None, :], a_imaginary[None, :], start)
         end_real = tl.dot(g, real, input_precision="ieee")
         end_imaginary = tl.dot(g, imaginary, input_precision="ieee")
         sum_real += end_real * p_real - end_imaginary * p_imaginary

@@ -126,7 +126,7 @@ def ways(case: KernelCase, device: torch.device) -> dict[str, Callable[[], Tenso
 
 
 def _powers(Abar: Tensor, Bbar: Tensor, C: Tensor, L: int) -> Callable[[], Tensor]:
-    """On a GPU as a graph of `STEPS` steps that is replayed: launched from Python, one by one, they would take
+    """On a GPU as a graph of `STEPS` steps, replayed: launched from Python, one by one, they would take
     the time of the launches, whatever N, and several times as long."""
     if not Abar.is_cuda:
         return partial(kernel_by_powers, Abar, Bbar, C, L)

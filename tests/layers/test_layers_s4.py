@@ -84,8 +84,11 @@ def test_captured_in_a_graph():
         step, _ = layer.step(x[:, 0], state)
         return y, step, *torch.autograd.grad(y.square().sum() + step.sum(), list(layer.parameters()))
 
-    with torch.cuda.stream(torch.cuda.Stream()):
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
         expected = run()
+    torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = run()
