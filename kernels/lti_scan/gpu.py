@@ -1,20 +1,23 @@
 """The time-invariant scan on a GPU: how the work is cut, and the launches (three forward, four backward)."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2, processors
 from ssm_seq.kernels.lti_scan.gpu_kernels import pass_kernel, walk_kernel
-from ssm_seq.kernels.lti_scan.matrices import Matrices, diagonal_sums, power
+from ssm_seq.kernels.lti_scan.matrices import Matrices, diagonal_sums, power, toeplitz
 from ssm_seq.kernels.rows import even_rows
 
 CHUNK = 16  # positions that one product takes
 
 
-LONGEST = 64  # chunks of a row
-ROWS, CHANNELS = 16, 8  # of a program
+LONGEST = 128  # chunks of a row
+ROWS = 16  # of a program
+BYTES = 16  # of a position that a program reads: four channels in float32, a warp each
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,10 @@ def cut_in(length: int, chunks: int) -> Cut:
 
 
 def cut(u: Tensor) -> Cut:
-    """Rows as long as they can be while every multiprocessor has two programs."""
+    """Rows as long as they can be while every multiprocessor has 16 warps."""
     batch, length, channels = u.shape
-    chunks, across = LONGEST, batch * ceil_div(channels, CHANNELS)
-    while chunks > 1 and across * (length // CHUNK // chunks) < 2 * ROWS * _multiprocessors(u):
+    chunks = LONGEST
+    while chunks > 1 and batch * channels * (length // CHUNK // chunks) < 16 * ROWS * _multiprocessors(u):
         chunks //= 2
     return cut_in(length, chunks)
 
@@ -61,11 +64,10 @@ def forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the final state, and the states before all rows (empty unless `keep`)."""
-    u, made = even_rows(u), Matrices(exponent, B, C, D, CHUNK)
-    walk = _Walks(u, exponent)
-    states = walk.states_before(u, made.into, initial_state)
-    y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    walk.outputs(u, states, made.into, made.out, made.lags, y)
+    u = even_rows(u)
+    walks = _Walks(u, exponent, Matrices(exponent, B, C, D, CHUNK))
+    states = walks.states_before(u, initial_state)
+    y = walks.outputs(u, states)
     return y, states[:, -1].clone(), states if keep else states.new_empty((0, 0, 0, 0))
 
 
@@ -87,66 +89,83 @@ def backward(
     from the begin of its row to the second. Each walk has one part, and between rows both states are there.
     """
     u, dy, made = even_rows(u), even_rows(dy), Matrices(exponent, B, C, D, CHUNK)
-    into, out, lags = made.into, made.out, made.lags
-    walk = _Walks(u, exponent)
-    adjoints, reach = walk.adjoints_after(dy, out, dfinal, states)
-    du = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    dinto, after = walk.outputs_and_sums(dy, adjoints, out, into, lags, du, u)
+    walks = _Walks(u, exponent, made)
+    adjoints, reach = walks.adjoints_after(dy, dfinal, states)
+    du, dinto, after = walks.input_gradient(dy, adjoints, u)
     dstart = adjoints[:, -1].clone()
     del adjoints
-    dout, before, correlation = walk.sums(u, states, into, out, dy)
-    inner = walk.cut.chunks * (out * dout.conj_physical()).sum(-1) - before - after.conj_physical()
+    dout, before, correlation = walks.sums(u, states, dy)
+    inner = walks.cut.chunks * (made.out * dout.conj_physical()).sum(-1) - before - after.conj_physical()
     dexponent, dB, dC, dD = made.gradients(diagonal_sums(correlation), dinto, dout)
     return du, dexponent + CHUNK * inner + reach, dB, dC, dD, dstart
+
+
+class _Form(NamedTuple):
+    """The matrices as a walk takes them: real and imaginary planes, the axis that is summed over last.
+
+    into: (2, channels, pairs, size). out: (2, channels, size, pairs).
+    """
+
+    into: Tensor
+    out: Tensor
+
+    @classmethod
+    def of(cls, into: Tensor, out: Tensor) -> "_Form":
+        into, out = (torch.view_as_real(matrix).movedim(-1, 0) for matrix in (into, out))
+        return cls(into.contiguous(), out.mT.contiguous())
 
 
 class _Walks:
     """The launches over one cut of time."""
 
-    def __init__(self, u: Tensor, exponent: Tensor) -> None:
+    def __init__(self, u: Tensor, exponent: Tensor, made: Matrices) -> None:
         self.batch, self.length, self.channels = u.shape
-        self.pairs, self.cut = exponent.shape[1], cut(u)
+        self.pairs, self.cut, self._made = exponent.shape[1], cut(u), made
+        self._within = toeplitz(made.lags)
         left = self.length % CHUNK or CHUNK
         spans = (self.cut.chunks * CHUNK, CHUNK, left)
-        self.leaps = torch.stack([power(exponent, steps) for steps in spans])
-        high = self.leaps[1].to(torch.complex64)
-        self.decay = torch.stack([high, (self.leaps[1] - high).to(torch.complex64)])
+        self._leaps = torch.stack([power(exponent, steps) for steps in spans])
+        high = self._leaps[1].to(torch.complex64)
+        self._decay = torch.stack([high, (self._leaps[1] - high).to(torch.complex64)])
 
-    def states_before(self, u: Tensor, into: Tensor, initial_state: Tensor | None) -> Tensor:
+    @cached_property
+    def _forth(self) -> _Form:
+        return _Form.of(self._made.into, self._made.out)
+
+    @cached_property
+    def _back(self) -> _Form:
+        return _Form.of(self._made.out.flip(-1), self._made.into.flip(-1))
+
+    def states_before(self, u: Tensor, initial_state: Tensor | None) -> Tensor:
         """The states before all rows, and after the last: complex (batch, rows + 1, channels, pairs)."""
         states = self._new_states(u)
-        self._walk(u, states, into, ends=True)
+        self._walk(u, states, self._forth, ends=True)
         self._pass(states, initial_state)
         return states
 
-    def adjoints_after(
-        self, dy: Tensor, out: Tensor, dfinal: Tensor | None, kept: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def outputs(self, u: Tensor, states: Tensor) -> Tensor:
+        y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
+        self._walk(u, states, self._forth, y=y)
+        return y
+
+    def adjoints_after(self, dy: Tensor, dfinal: Tensor | None, states: Tensor) -> tuple[Tensor, Tensor]:
         """The adjoint states after all rows, from the last to the first, and before that; `reach`."""
         adjoints = self._new_states(dy)
-        self._walk(dy, adjoints, out, ends=True, reverse=True)
-        return adjoints, self._pass(adjoints, dfinal, kept)
+        self._walk(dy, adjoints, self._back, ends=True)
+        return adjoints, self._pass(adjoints, dfinal, states)
 
-    def outputs(self, v: Tensor, states: Tensor, into: Tensor, out: Tensor, lags: Tensor, y: Tensor) -> None:
-        """y of v after the states before all rows."""
-        self._walk(v, states, into, out, lags, y=y)
+    def input_gradient(self, dy: Tensor, adjoints: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of u and of `into`, and `weighted`."""
+        du, (collected, weighted) = torch.empty(u.shape, dtype=u.dtype, device=u.device), self._new_sums(u)
+        self._walk(dy, adjoints, self._back, u, du, collected, weighted)
+        return du, collected.sum(0).flip(-1), weighted.sum(0)
 
-    def outputs_and_sums(
-        self, v: Tensor, states: Tensor, into: Tensor, out: Tensor, lags: Tensor, y: Tensor, w: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The same back in time; the gradient of `out` when that of y is w, and `weighted`."""
-        collected, weighted = self._new_sums(v)
-        self._walk(v, states, into, out, lags, w, y, collected, weighted, reverse=True)
-        return collected.sum(0), weighted.sum(0)
-
-    def sums(
-        self, v: Tensor, states: Tensor, into: Tensor, out: Tensor, w: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient of `out` when that of the outputs is w, `weighted`, and the correlation of v and w."""
-        collected, weighted = self._new_sums(v)
+    def sums(self, u: Tensor, states: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient of `out`, `weighted`, and the correlation of u and dy."""
+        collected, weighted = self._new_sums(u)
         square = (self._blocks(), self.channels, CHUNK, CHUNK)
-        correlation = torch.empty(square, dtype=torch.float32, device=v.device)
-        self._walk(v, states, into, out, None, w, None, collected, weighted, correlation)
+        correlation = torch.empty(square, dtype=torch.float32, device=u.device)
+        self._walk(u, states, self._forth, dy, None, collected, weighted, correlation)
         return collected.sum(0), weighted.sum(0), correlation.sum(0)
 
     def _new_states(self, v: Tensor) -> Tensor:
@@ -166,39 +185,38 @@ class _Walks:
         self,
         v: Tensor,
         states: Tensor,
-        into: Tensor,
-        out: Tensor | None = None,
-        lags: Tensor | None = None,
+        form: _Form,
         w: Tensor | None = None,
         y: Tensor | None = None,
         collected: Tensor | None = None,
         weighted: Tensor | None = None,
         correlation: Tensor | None = None,
         ends: bool = False,
-        reverse: bool = False,
     ) -> None:
         arguments = (
-            v, w, lags, _numbers(into), _numbers(out), _numbers(self.decay), _numbers(states), y,
+            v, w, self._within, *form, _numbers(self._decay), _numbers(states), y,
             _numbers(collected), _numbers(weighted), correlation,
             self.length, self.batch, self.cut.rows, self.cut.long, self.cut.chunks,
         )  # fmt: skip
+        channels = BYTES // v.element_size()
         launch(
-            walk_kernel, (self._blocks() * ceil_div(self.channels, CHANNELS),), arguments,
+            walk_kernel, (self._blocks() * ceil_div(self.channels, channels),), arguments,
             CHANNELS=self.channels, PAIRS=self.pairs,
             V_ROW=v.stride(1), W_ROW=0 if w is None else w.stride(1),
-            REVERSE=reverse, ENDS=ends, WHOLE=v.dtype == torch.float32,
-            SIZE=CHUNK, ROWS=ROWS, CHANNELS_=CHANNELS, PAIRS_=max(16, next_power_of_2(self.pairs)),
-            num_warps=CHANNELS,
+            REVERSE=form is not self._forth, ENDS=ends, WHOLE=v.dtype == torch.float32,
+            SIZE=CHUNK, ROWS=ROWS, CHANNELS_=channels, PAIRS_=max(16, next_power_of_2(self.pairs)),
+            num_warps=channels,
         )  # fmt: skip
 
     def _pass(self, states: Tensor, start: Tensor | None, kept: Tensor | None = None) -> Tensor | None:
+        """kept: the states of the walk forth, on the way back."""
         numbers = self.channels * self.pairs
         reach = None
         if kept is not None:
             shape = (self.batch, self.channels, self.pairs)
             reach = torch.empty(shape, dtype=torch.complex128, device=states.device)
         arguments = (
-            _numbers(states), _numbers(start), _numbers(self.leaps), _numbers(kept), _numbers(reach),
+            _numbers(states), _numbers(start), _numbers(self._leaps), _numbers(kept), _numbers(reach),
             self.cut.rows, self.cut.long, self.cut.chunks * CHUNK, self.length,
         )  # fmt: skip
         launch(

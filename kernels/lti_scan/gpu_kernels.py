@@ -6,7 +6,11 @@ tile [position, row] of a channel is what its matrices are multiplied with on te
 channel), and the states [pair, row] stay in registers.
 
 A walk back in time (REVERSE) is the same with the positions counted from a row's end: with `into` and `out`
-exchanged and the decay conjugated it gives the gradient of the input and the adjoint states.
+exchanged, their positions too, and the decay conjugated it gives the gradient of the input and the adjoint
+states.
+
+The matrices come in the order in which tensor cores take them, so that their reads from shared memory do not
+meet in its banks.
 """
 
 import triton
@@ -32,13 +36,6 @@ def _tile(source, first, time, begin, end, c, in_c, ROW: tl.constexpr):
 
 
 @triton.jit
-def _matrix(source, c, p, t, mask, PAIRS: tl.constexpr, SIZE: tl.constexpr):
-    """Real and imaginary part [channel, p, t] of `into` or `out`; p and t with their own axes."""
-    place = source + ((c * PAIRS + p) * SIZE + t) * 2
-    return tl.load(place, mask=mask, other=0.0), tl.load(place + 1, mask=mask, other=0.0)
-
-
-@triton.jit
 def _high(x):
     """What tensor cores see of float32: its first 11 bits."""
     return (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
@@ -59,7 +56,7 @@ def _dot(a, b, total, WHOLE: tl.constexpr):
 
 @triton.jit(do_not_specialize=["length", "batch", "rows", "long", "chunks"])
 def walk_kernel(
-    v, w, lags, into, out, decay, states, y, collected, weighted, correlation,
+    v, w, within, into, out, decay, states, y, collected, weighted, correlation,
     length, batch, rows, long, chunks,
     CHANNELS: tl.constexpr, PAIRS: tl.constexpr, V_ROW: tl.constexpr, W_ROW: tl.constexpr,
     REVERSE: tl.constexpr, ENDS: tl.constexpr, WHOLE: tl.constexpr,
@@ -87,15 +84,12 @@ def walk_kernel(
     end = tl.where(here, end, begin)
     count = tl.max(tl.where(here & (row < long), chunks, 1), axis=0)
 
-    # Where a chunk's positions lie, and which columns of the matrices are theirs.
     if REVERSE:
-        column = SIZE - 1 - t
         step = -SIZE
         origin = begin + count * SIZE if ENDS else end
         time = (origin - 1)[None, :] - t[:, None]
         row = rows - 1 - row
     else:
-        column = t
         step = SIZE
         origin = end - count * SIZE if ENDS else begin
         time = origin[None, :] + t[:, None]
@@ -105,7 +99,9 @@ def walk_kernel(
 
     pair = p[None, :, None]
     in_p = in_c & (pair < PAIRS)
-    into_re, into_im = _matrix(into, c, pair, column[None, None, :], in_p, PAIRS, SIZE)
+    at = into + (c * PAIRS + pair) * SIZE + t[None, None, :]
+    into_re = tl.load(at, mask=in_p, other=0.0)
+    into_im = tl.load(at + CHANNELS * PAIRS * SIZE, mask=in_p, other=0.0)
     pole = decay + (c * PAIRS + pair) * 2
     low = pole + CHANNELS * PAIRS * 2  # what rounding took from it
     a_re = tl.load(pole, mask=in_p, other=0.0)
@@ -123,14 +119,11 @@ def walk_kernel(
         x_re = tl.load(state, mask=in_state, other=0.0)
         x_im = tl.load(state + 1, mask=in_state, other=0.0)
     if y is not None:
-        pair_last = p[None, None, :]
-        out_re, out_im = _matrix(
-            out, c, pair_last, column[None, :, None], in_c & (pair_last < PAIRS), PAIRS, SIZE
-        )
-        distance = t[:, None] - t[None, :]
-        within = tl.load(
-            lags + c * SIZE + distance[None, :, :], mask=in_c & (distance >= 0)[None, :, :], other=0.0
-        )
+        in_last = in_c & (p < PAIRS)[None, None, :]
+        at = out + (c * SIZE + t[None, :, None]) * PAIRS + p[None, None, :]
+        out_re = tl.load(at, mask=in_last, other=0.0)
+        out_im = tl.load(at + CHANNELS * SIZE * PAIRS, mask=in_last, other=0.0)
+        lags = tl.load(within + (c * SIZE + t[None, :, None]) * SIZE + t[None, None, :], mask=in_c, other=0.0)
     if collected is not None:
         sum_re = tl.zeros((CHANNELS_, PAIRS_, SIZE), tl.float32)
         sum_im = tl.zeros((CHANNELS_, PAIRS_, SIZE), tl.float32)
@@ -161,7 +154,7 @@ def walk_kernel(
             if correlation is not None:
                 pairs_of_times = _dot(value, across, pairs_of_times, WHOLE)
         if y is not None:
-            result = _dot(within, value, tl.zeros((CHANNELS_, SIZE, ROWS), tl.float32), WHOLE)
+            result = _dot(lags, value, tl.zeros((CHANNELS_, SIZE, ROWS), tl.float32), WHOLE)
             result = _dot(out_re, x_re, result, WHOLE)
             result = _dot(out_im, x_im, result, WHOLE)
             inside = (now >= begin) & (now < end)
@@ -183,7 +176,9 @@ def walk_kernel(
         spare = (chunks - count).to(tl.float32)
         later_re += spare * sum_re
         later_im += spare * sum_im
-        mate_re, mate_im = _matrix(out, c, pair, column[None, None, :], in_p, PAIRS, SIZE)
+        place = out + (c * SIZE + t[None, None, :]) * PAIRS + pair
+        mate_re = tl.load(place, mask=in_p, other=0.0)
+        mate_im = tl.load(place + CHANNELS * SIZE * PAIRS, mask=in_p, other=0.0)
         real = tl.sum(mate_re * later_re + mate_im * later_im, axis=2)
         imaginary = tl.sum(mate_im * later_re - mate_re * later_im, axis=2)
         c2 = (tl.program_id(0) % groups) * CHANNELS_ + tl.arange(0, CHANNELS_)[:, None]
@@ -191,7 +186,7 @@ def walk_kernel(
         in_flat = (c2 < CHANNELS) & (p[None, :] < PAIRS)
         tl.store(weighted + flat, real, mask=in_flat)
         tl.store(weighted + flat + 1, imaginary, mask=in_flat)
-        place = ((block.to(tl.int64) * CHANNELS + c) * PAIRS + pair) * SIZE + column[None, None, :]
+        place = ((block.to(tl.int64) * CHANNELS + c) * PAIRS + pair) * SIZE + t[None, None, :]
         tl.store(collected + place * 2, sum_re, mask=in_p)
         tl.store(collected + place * 2 + 1, sum_im, mask=in_p)
     if correlation is not None:

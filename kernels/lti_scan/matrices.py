@@ -51,6 +51,13 @@ def power(exponent: Tensor, steps: Tensor | int) -> Tensor:
     return torch.polar(torch.exp(exponent.real * steps), exponent.imag * steps)
 
 
+def toeplitz(lags: Tensor) -> Tensor:
+    """(channels, size, size) with lags[t - s] at [t, s], zero for t < s."""
+    place = torch.arange(lags.shape[1], device=lags.device)
+    distance = place[:, None] - place
+    return lags[:, distance.clamp(min=0)].where(distance >= 0, 0.0)
+
+
 def diagonal_sums(matrix: Tensor) -> Tensor:
     """(channels, size, size) -> (channels, size), the sums over all [s, s + lag]."""
     size = matrix.shape[1]

@@ -9,6 +9,8 @@ from torch.autograd.function import once_differentiable
 from ssm_seq.kernels.checks import COMPLEX, expect, expect_axes
 from ssm_seq.kernels.lti_scan import cpu, definition
 
+MOST_PAIRS = 64  # whose matrices fit into a multiprocessor
+
 
 def lti_scan(
     u: Tensor,
@@ -50,10 +52,26 @@ def lti_scan(
     inputs = (u, exponent, B, C, D, None if initial_state is None else initial_state.resolve_conj())
     if u.is_cuda and u.dtype == torch.float64:
         return definition.lti_scan(*inputs)
+    if u.is_cuda and pairs > MOST_PAIRS:
+        return _in_parts(*inputs)
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
     run = _scan if torch.compiler.is_compiling() else _EagerScan.apply
     y, final_state, _ = run(*inputs, keep)
     return y, final_state
+
+
+def _in_parts(
+    u: Tensor, exponent: Tensor, B: Tensor, C: Tensor, D: Tensor | None, initial_state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Systems of fewer modes side by side, whose outputs add up."""
+    y, states = 0, []
+    for n in range(0, exponent.shape[1], MOST_PAIRS):
+        part = slice(n, n + MOST_PAIRS)
+        start = None if initial_state is None else initial_state[..., part]
+        share, state = lti_scan(u, exponent[:, part], B[:, part], C[:, part], None if n else D, start)
+        y = y + share
+        states.append(state)
+    return y, torch.cat(states, dim=-1)
 
 
 def _device_path(tensor: Tensor) -> ModuleType:
