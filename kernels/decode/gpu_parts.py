@@ -20,10 +20,9 @@ def arrive(counter):
 
 @triton.jit
 def wait(counter, target):
-    """Until `target` programs in all have arrived."""
-    arrived = tl.load(counter, volatile=True)
-    while arrived < target:
-        arrived = tl.load(counter, volatile=True)
+    """Until `target` programs in all have arrived; what they had written by then is there to read."""
+    while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < target:
+        pass
     tl.debug_barrier()
 
 

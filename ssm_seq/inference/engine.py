@@ -96,6 +96,7 @@ def _threads(model: LanguageModel) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@torch.no_grad()
 def stacked(model: LanguageModel) -> Stack | None:
     """The weights of all layers as the kernels take them; None for layers that have no fused steps."""
     blocks, backbone = model.backbone.blocks, model.backbone
@@ -104,16 +105,15 @@ def stacked(model: LanguageModel) -> Stack | None:
     if kinds not in ({Mamba}, {S4D}):
         return None
     common = {
-        "embedding": backbone.embedding.weight,
+        "embedding": backbone.embedding.weight.detach(),
         "norm": torch.stack([block.norm.weight for block in blocks]),
-        "final_norm": backbone.norm.weight,
-        "head": model.head.weight,
+        "final_norm": backbone.norm.weight.detach(),
+        "head": model.head.weight.detach(),
         "eps": backbone.norm.eps,
     }
-    with torch.no_grad():
-        if kinds == {Mamba}:
-            return MambaStack(**common, **_mamba_weights(layers))
-        return S4DStack(**common, **_s4d_weights(layers))
+    if kinds == {Mamba}:
+        return MambaStack(**common, **_mamba_weights(layers))
+    return S4DStack(**common, **_s4d_weights(layers))
 
 
 def _mamba_weights(layers: list[Mamba]) -> dict[str, Tensor]:
@@ -143,7 +143,8 @@ def _s4d_weights(layers: list[S4D]) -> dict[str, Tensor]:
 
 
 def _pack_mamba(parts: tuple[MambaState, ...]) -> tuple[Tensor, ...]:
-    return torch.stack([part.conv for part in parts]), torch.stack([part.ssm for part in parts])
+    columns = [part.conv for part in parts], [part.ssm for part in parts]
+    return tuple(torch.stack(column).contiguous() for column in columns)
 
 
 def _unpack_mamba(packed: tuple[Tensor, ...]) -> tuple[MambaState, ...]:
@@ -151,7 +152,7 @@ def _unpack_mamba(packed: tuple[Tensor, ...]) -> tuple[MambaState, ...]:
 
 
 def _pack_s4d(parts: tuple[S4DState, ...]) -> tuple[Tensor, ...]:
-    return (torch.view_as_real(torch.stack([part.x.resolve_conj() for part in parts])),)
+    return (torch.view_as_real(torch.stack([part.x.resolve_conj() for part in parts]).contiguous()),)
 
 
 def _unpack_s4d(packed: tuple[Tensor, ...]) -> tuple[S4DState, ...]:

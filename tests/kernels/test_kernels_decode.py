@@ -195,3 +195,46 @@ def test_the_highest_draw_stays_among_the_kept():
         assert 0 <= int(Rule().choose(logits, draw)) < 200
         top = set(logits[0].topk(9).indices.tolist())
         assert int(Rule(top_k=9).choose(logits, draw)) in top
+
+
+@pytest.mark.parametrize(("kind", "side_by_side"), [("mamba", 1), ("s4d", 2)])
+def test_programs_of_gpus_wait_for_each_other(kind, side_by_side):
+    """All stages in one launch, every program in a process of its own on shared memory, for two tiles of rows
+    that share their programs or have their own."""
+    run_interpreted(f"""
+import os
+import torch
+from decode_cases import inputs, stack_of, walk
+from kernel_cases import error
+from ssm_seq.kernels.decode import Rule, gpu
+from triton.runtime import interpreter
+
+def at_once(kernel, grid, arguments, **constants):
+    for argument in arguments:
+        if isinstance(argument, torch.Tensor):
+            argument.share_memory_()
+    children = [(x, y, os.fork()) for x in range(grid[0]) for y in range(grid[1]) if os.getpid() == parent]
+    mine = [(x, y) for x, y, child in children if child == 0]
+    if mine:
+        builder = interpreter.interpreter_builder
+        builder.grid_dim, builder.grid_idx = (*grid, 1), (*mine[0], 0)
+        builder.set_grid_dim = builder.set_grid_idx = lambda *_: None
+        interpreter.GridExecutor._restore_args_dev = lambda *_: None  # nothing was copied
+        try:
+            kernel[(1,)](*arguments, **constants)
+        finally:
+            os._exit(0)
+    for _, _, child in children:
+        os.waitpid(child, 0)
+
+parent, gpu.launch = os.getpid(), at_once
+programs = 2
+gpu.GpuDecoder._resident = lambda *_: programs * {side_by_side}
+stack = stack_of({kind!r}, 1, 20, 4, 18)
+state, logits, draws = inputs(stack, 17, 2)
+expected, expected_state, expected_logits = walk(stack, state, logits, draws, Rule())
+found = gpu.GpuDecoder(stack, torch.float32, programs).run(state, logits, draws, Rule())
+assert torch.equal(found, expected)
+for found, wanted in zip((*state, logits), (*expected_state, expected_logits), strict=True):
+    assert error(found, wanted) < 1e-5
+""")
