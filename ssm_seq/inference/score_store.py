@@ -1,7 +1,7 @@
 """Records of a store scored on one strand or both, with tracks; killed and started again, it goes on.
 
 All that a run needs to go on lies in one working folder: the values of the positions read so far, the scores
-of finished passes and the state of the one under way.
+of finished records and the state of the one under way.
 """
 
 import json
@@ -22,7 +22,10 @@ from ssm_seq.data.alphabet import DNA
 from ssm_seq.data.store import Store
 from ssm_seq.errors import InputError
 from ssm_seq.files import write_json
-from ssm_seq.inference.score import Score, score_record
+from ssm_seq.inference.score import Score, Sink, score_record
+from ssm_seq.inference.score_batch import Row, fits_a_batch, named, score_rows
+from ssm_seq.inference.score_chunk import choose_chunk
+from ssm_seq.inference.score_finished import Finished
 from ssm_seq.inference.score_values import EMBEDDING, ENTROPY, LOG_LIKELIHOOD, PROBABILITY
 from ssm_seq.inference.state import fingerprint
 from ssm_seq.inference.stream import Ids
@@ -73,7 +76,9 @@ def score_store(
     work: Path,
     folder: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Score some records, in their order; a dictionary for each, with its name, ready for JSON.
+    """Score some records; a dictionary for each in their order, with its name, ready for JSON.
+
+    Short records are read side by side, those of similar lengths in one batch.
 
     Each holds `ssm_seq.inference.Score` of the strand asked for. With both it is that of the forward strand,
     `reverse` holds the other's and `mean` the total_bits or final probabilities of both.
@@ -117,33 +122,45 @@ class _Run:
             name: stack.enter_context(Stored(self.work / f"{strand}.{name}.f32", length, width))
             for name, width in columns.items()
         }
-        scores, base = [], 0
-        for record, size in zip(self.records, self._lengths(), strict=True):
-            done, saved = (self.work / f"{strand}.{record}.{kind}" for kind in ("json", "state"))
-            if done.exists():
-                scores.append(Score(**json.loads(done.read_text())))
-            else:
-                read = partial(self.store.ids, record)
-                try:
-                    scores.append(
-                        score_record(
-                            self.model,
-                            _reverse(read, size) if strand == "reverse" else read,
-                            size,
-                            self.request.chunk,
-                            tuple(columns),
-                            _keep(kept, base, size, strand == "reverse"),
-                            saved,
-                            POOLED in self.request.outputs,
-                            self._half(),
-                        )
-                    )
-                except InputError as error:
-                    raise InputError(f"record {self.store.records[record].name!r}: {error}") from None
-                write_json(done, asdict(scores[-1]))
-                saved.unlink(missing_ok=True)
-            base += size
-        return scores, kept
+        bases = dict(zip(self.records, np.cumsum([0, *self._lengths()]).tolist(), strict=False))
+        finished = stack.enter_context(Finished(self.work / f"{strand}.scores"))
+        rows = [self._row(record, strand) for record in self.records if record not in finished]
+
+        def sink(row: Row, start: int, values: dict[str, NDArray[np.float32]]) -> None:
+            for name, part in values.items():
+                if strand == "reverse":  # its values too are stored at their position of the record
+                    kept[name].write(bases[row.number] + row.length - start - len(part), part[::-1])
+                else:
+                    kept[name].write(bases[row.number] + start, part)
+
+        half, pooled = self._half(), POOLED in self.request.outputs
+        positions = choose_chunk(self.model, half=half)
+        positions = min(positions, self.request.chunk or positions)
+        short = [row for row in rows if fits_a_batch(self.model, row.length, positions)]
+        if len(short) > 1:
+            model, wanted = self.model, tuple(columns)
+            whole = lambda row, values: sink(row, 0, values)  # noqa: E731
+            for row, score in score_rows(model, short, positions, wanted, whole, pooled, half):
+                finished.add(row.number, score)
+        for row in rows:
+            if row.number not in finished:
+                finished.add(row.number, self._alone(row, strand, tuple(columns), partial(sink, row)))
+        return [finished[record] for record in self.records], kept
+
+    def _row(self, record: int, strand: str) -> Row:
+        known, read = self.store.records[record], partial(self.store.ids, record)
+        return Row(
+            record, known.name, _reverse(read, known.length) if strand == "reverse" else read, known.length
+        )
+
+    def _alone(self, row: Row, strand: str, wanted: tuple[str, ...], sink: Sink) -> Score:
+        """A record in chunks; its state is saved from time to time."""
+        saved, pooled = self.work / f"{strand}.{row.number}.state", POOLED in self.request.outputs
+        chunk, half = self.request.chunk, self._half()
+        with named(row):
+            score = score_record(self.model, row.read, row.length, chunk, wanted, sink, saved, pooled, half)
+        saved.unlink(missing_ok=True)
+        return score
 
     def write(self, folder: Path, scores: list[list[Score]], strands: list[dict[str, Stored]]) -> None:
         """Write the outputs: of two strands the mean."""
@@ -232,7 +249,7 @@ def _prepare(
     job = json.loads(json.dumps(job))
     if path.exists() and json.loads(path.read_text()) == job:
         return
-    for pattern in ("*.json", "*.state", "*.f32"):
+    for pattern in ("*.json", "*.state", "*.f32", "*.scores"):
         for left in work.glob(pattern):
             left.unlink()
     write_json(path, job)
@@ -241,21 +258,6 @@ def _prepare(
 def _reverse(read: Callable[[int, int], Ids], length: int) -> Callable[[int, int], Ids]:
     """Reads the other strand of a record: its position 0 faces the record's last."""
     return lambda start, end: DNA.complement(read(length - end, length - start))[::-1]
-
-
-def _keep(
-    kept: dict[str, Stored], base: int, length: int, mirrored: bool
-) -> Callable[[int, dict[str, NDArray[np.float32]]], None]:
-    """Stores values at their position of the record, whichever strand they come from."""
-
-    def sink(start: int, values: dict[str, NDArray[np.float32]]) -> None:
-        for name, part in values.items():
-            if mirrored:
-                kept[name].write(base + length - start - len(part), part[::-1])
-            else:
-                kept[name].write(base + start, part)
-
-    return sink
 
 
 def _summary(scores: list[Score]) -> dict[str, Any]:
@@ -271,8 +273,8 @@ def _summary(scores: list[Score]) -> dict[str, Any]:
 
 
 def can_go_on(work: Path) -> bool:
-    """Whether the working folder holds a finished pass or a saved state."""
-    return any(work.glob("*.state")) or any(path.name != "job.json" for path in work.glob("*.json"))
+    """Whether the working folder holds a finished record or a saved state."""
+    return any(work.glob("*.state")) or any(path.stat().st_size for path in work.glob("*.scores"))
 
 
 def forget(work: Path) -> None:

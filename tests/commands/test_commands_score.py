@@ -247,10 +247,10 @@ def test_bad_requests_are_one_sentence(folder, capsys):
     assert "holds mine and is not replaced" in capsys.readouterr().err
 
 
-def test_damaged_weights_are_named_with_the_record(folder, capsys):
+def test_damaged_weights_are_named(folder, capsys):
     model = LanguageModel(SMALL, 15, "dna")
     with torch.no_grad():
         model.head.weight[3, 2] = torch.nan
     model.save(folder / "dna")
-    assert "record 'first': tensor head.weight of the model holds NaN" in refused(folder, capsys)
+    assert "score: tensor head.weight of the model holds NaN" in refused(folder, capsys)
     assert not list(folder.glob(".*"))
