@@ -54,7 +54,7 @@ class KernelCase:
 
 
 GPU_CASES = [
-    *(KernelCase(256, 64, L, is_target=L == 16384) for L in (256, 1024, 4096, 16384, 65536, 262144)),
+    *(KernelCase(256, 64, L, is_target=L == 16384) for L in (16384, 256, 1024, 4096, 65536, 262144)),
     *(KernelCase(256, N, 16384) for N in (16, 32, 128, 256)),
 ]
 CPU_CASES = [
@@ -78,7 +78,7 @@ def measure(case: KernelCase, device: torch.device) -> Iterator[Measured]:
     for way in case.ways:
         before = allocated(device)
         try:
-            run = _without_gradients(ways(case, device)[way])
+            run = torch.no_grad()(ready(way, case, device))
             run()  # what is compiled is compiled here
             peak = peak_gib(run, device, before)
             times = milliseconds(run, device)
@@ -94,35 +94,32 @@ def measure(case: KernelCase, device: torch.device) -> Iterator[Measured]:
         yield Measured(ratio.name, found["powers"] / found["dplr"], "x", target=ratio.target)
 
 
-def ways(case: KernelCase, device: torch.device) -> dict[str, Callable[[], Tensor]]:
-    """Each way to the kernel (channels, length, 1, 1), ready to run."""
+def ready(way: str, case: KernelCase, device: torch.device) -> Callable[[], Tensor]:
+    """A way to the kernel (channels, length, 1, 1), with what it starts from."""
     heads, N, L = case.channels, case.d_state, case.length
     generator = torch.Generator().manual_seed(0)
     # Longer steps decay to subnormal numbers, with which a CPU takes several times as long over the powers.
-    delta = torch.logspace(-4, -3, heads, dtype=torch.float64)
-    C = torch.randn(heads, 1, N, generator=generator, dtype=torch.float64)
-    legs, half = nplr("legs", N), N // 2
-
-    def on_device(tensor: Tensor) -> Tensor:
-        return tensor.to(device, torch.complex64 if tensor.is_complex() else torch.float32)
-
-    Abar, Bbar = map(on_device, bilinear(*hippo("legs", N), delta))
-    Lambda, P = on_device(legs.A.Lambda.expand(heads, N)), on_device(legs.A.P.expand(heads, N, 1))
-    A, B = DPLR(Lambda, P, P), on_device(legs.B.expand(heads, N, 1))
-    modal, steps = on_device(C.to(legs.V.dtype) @ legs.V), on_device(delta)
-    diagonal, drive = discretise(Diagonal(legs.A.Lambda[:half]), legs.B[:half], delta)
-    return {
-        "powers": _powers(Abar, Bbar, on_device(C), L),
-        "doubling": partial(kernel_by_doubling, Abar, Bbar, on_device(C), L),
-        "dplr": partial(kernel_dplr, A, B, modal, steps, L, real=True),
-        "dplr from Ctilde": partial(
-            kernel_from_truncated, A, B, truncated_C(A, modal, steps, L), steps, L, real=True
-        ),
-        "vandermonde": partial(
-            kernel_vandermonde,
-            Diagonal(on_device(diagonal.Lambda)), on_device(drive), modal[..., :half], L, real=True,
-        ),
-    }  # fmt: skip
+    delta = torch.logspace(-4, -3, heads, dtype=torch.float64).to(device)
+    C = torch.randn(heads, 1, N, generator=generator, dtype=torch.float64).to(device)
+    if way in ("powers", "doubling"):
+        A, B = (part.to(device) for part in hippo("legs", N))
+        Abar, Bbar, C = (part.float() for part in (*bilinear(A, B, delta), C))
+        return _powers(Abar, Bbar, C, L) if way == "powers" else partial(kernel_by_doubling, Abar, Bbar, C, L)
+    (Lambda, P, _), B, V = nplr("legs", N)
+    Lambda, P, B, V = (part.to(device) for part in (Lambda, P, B, V))
+    C = (C.to(V.dtype) @ V).to(torch.complex64)
+    if way == "vandermonde":
+        half = N // 2
+        Abar, Bbar = discretise(Diagonal(Lambda[:half]), B[:half], delta)
+        Abar, Bbar = Diagonal(Abar.Lambda.to(torch.complex64)), Bbar.to(torch.complex64)
+        return partial(kernel_vandermonde, Abar, Bbar, C[..., :half], L, real=True)
+    Lambda, P, B = (part.to(torch.complex64) for part in (Lambda, P, B))
+    P = P.expand(heads, N, 1)
+    A, B = DPLR(Lambda.expand(heads, N), P, P), B.expand(heads, N, 1)
+    if way == "dplr":
+        return partial(kernel_dplr, A, B, C, delta.float(), L, real=True)
+    Ctilde = truncated_C(A, C, delta.float(), L)
+    return partial(kernel_from_truncated, A, B, Ctilde, delta.float(), L, real=True)
 
 
 def _powers(Abar: Tensor, Bbar: Tensor, C: Tensor, L: int) -> Callable[[], Tensor]:
@@ -153,7 +150,3 @@ def _powers(Abar: Tensor, Bbar: Tensor, C: Tensor, L: int) -> Callable[[], Tenso
         return kernel.flatten(0, 1)[:L].transpose(0, 1)
 
     return run
-
-
-def _without_gradients(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    return torch.no_grad()(run)

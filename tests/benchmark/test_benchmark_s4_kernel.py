@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssm_seq.benchmark import floors, s4_kernel
-from ssm_seq.benchmark.s4_kernel import KernelCase, measure, plan, ways
+from ssm_seq.benchmark.s4_kernel import KernelCase, measure, plan, ready
 from ssm_seq.commands.cli import main
 from ssm_seq.reporting.results_table import read_result
 
@@ -15,8 +15,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize("L", [50, 600])
 def test_every_way_gives_the_same_kernel(L, device):
     """But S4D's, which has its own shape: the low-rank part is left out."""
-    kernels = {way: run() for way, run in ways(KernelCase(3, 16, L), torch.device(device)).items()}
-    assert set(kernels) == set(s4_kernel.WAYS)
+    case = KernelCase(3, 16, L)
+    kernels = {way: ready(way, case, torch.device(device))() for way in s4_kernel.WAYS}
     expected = kernels["powers"]
     assert expected.shape == (3, L, 1, 1)
     for way, kernel in kernels.items():
@@ -42,13 +42,12 @@ def test_powers_end_where_they_take_too_long(monkeypatch):
 
 
 def test_too_little_memory_is_a_result(monkeypatch):
-    def broken(case, device):
-        def run():
+    def broken(way, case, device):
+        if way == "doubling":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return ready(way, case, device)
 
-        return {**ways(case, device), "doubling": run}
-
-    monkeypatch.setattr(s4_kernel, "ways", broken)
+    monkeypatch.setattr(s4_kernel, "ready", broken)
     figures = list(measure(KernelCase(2, 4, 9), CPU))
     assert [figure.failed for figure in figures] == ["", "out of memory", "", "", "", ""]
 
