@@ -25,7 +25,7 @@ def test_the_default_target_is_the_whole_demo(project):
 def test_a_task_is_trained_for_every_point_and_seed(project):
     code, output = project.snakemake("--dry-run", "results/tasks/induction_heads/result.svg")
     assert code == 0, output
-    assert re.search(r"^train_point +24$", output, re.MULTILINE), output
+    assert re.search(r"^train_point +27$", output, re.MULTILINE), output
     assert "results/tasks/induction_heads/points/mamba/2/evaluation.json" in output
     assert set(re.findall(r"^rule (\w+):", output, re.MULTILINE)) == TASK_RULES
 
