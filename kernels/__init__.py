@@ -7,6 +7,7 @@ lti_scan                             a diagonal time-invariant system (S4D): its
 linear_cross_entropy                 losses of a linear head, without all of its logits
 mamba_mixer                          all that a Mamba block does between its norm and its residual sum
 prenorm_mamba_mixer                  the norm too, without keeping its result
+decode.decoder                       whole steps of language models: layers, head and sampling
 cauchy, vandermonde                  products with these matrices, without them: kernels of S4 and S4D
 """
 
