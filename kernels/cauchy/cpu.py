@@ -26,12 +26,12 @@ def _inverse(x, y, a, b, one):
 @compiled
 def _forward(first, last, v, w, z, k):
     """An item is a vector of points of one head. Real and imaginary parts: v (heads, rows, pairs, 2),
-    w (heads, pairs, 2), z (2, points), k (2, heads, rows, points)."""
+    w (heads, pairs, 2), k (heads, rows, points, 2); z (2, points), filled up to whole vectors."""
     lanes = width(z)
     rows, pairs = v.shape[1], v.shape[2]
     vectors = z.shape[1] // lanes
     one, nothing = splat(z.dtype.type(1)), splat(z.dtype.type(0))
-    inverses = np.empty((pairs, 2, lanes), z.dtype)
+    inverses, sums = np.empty((pairs, 2, lanes), z.dtype), np.empty((2, lanes), z.dtype)
     for item in range(first, last):
         h, j = item // vectors, item % vectors * lanes
         x, y = load(z, (0, j)), load(z, (1, j))
@@ -51,8 +51,10 @@ def _forward(first, last, v, w, z, k):
                 level_imaginary = level_imaginary + level * minus_imaginary
             k_real = x * slope_real - y * slope_imaginary + level_real
             k_imaginary = x * slope_imaginary + y * slope_real + level_imaginary
-            store(k, (0, h, r, j), k_real + k_real)
-            store(k, (1, h, r, j), k_imaginary + k_imaginary)
+            store(sums, (0, 0), k_real + k_real)
+            store(sums, (1, 0), k_imaginary + k_imaginary)
+            for i in range(min(lanes, k.shape[2] - j)):
+                k[h, r, j + i, 0], k[h, r, j + i, 1] = sums[0, i], sums[1, i]
 
 
 @compiled
@@ -102,10 +104,10 @@ def _backward(first, last, dk, v, w, z, drows, dpairs):
 def forward(v: Tensor, w: Tensor, z: Tensor) -> Tensor:
     """k (heads, rows, points) for v (heads, rows, pairs), w (heads, pairs), z (points,)."""
     points = _whole_vectors(z)
-    k = torch.empty(2, *v.shape[:2], points.shape[1], dtype=points.dtype)
+    k = torch.empty(*v.shape[:2], len(z), dtype=v.dtype)
     items = len(v) * points[0].nbytes // BYTES
-    run(_forward, items, _parts(v), _parts(w), points.numpy(), k.numpy())
-    return torch.complex(*k[..., : len(z)])
+    run(_forward, items, _parts(v), _parts(w), points.numpy(), _parts(k))
+    return k
 
 
 def backward(dk: Tensor, v: Tensor, w: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
