@@ -37,6 +37,7 @@ from ssm_seq.models import Classifier, LanguageModel
 Read = Callable[[int, int], Ids]
 Sink = Callable[[int, dict[str, NDArray[np.float32]]], None]
 
+_MANY = 16  # chunks; to record one takes as long as some of them
 SAVE_EVERY = 30.0  # seconds between two saved states
 _BITS, _CLASSES, _HIDDEN = (
     "bits",
@@ -175,7 +176,8 @@ def read_pieces(
     Language models always give LOG_LIKELIHOOD. A chunk that does not fit memory is halved, with a warning.
     On a GPU the values may still be on their way.
     """
-    device, values_of = next(model.parameters()).device, ChunkReader(model, wanted, half)
+    device = next(model.parameters()).device
+    values_of = ChunkReader(model, wanted, half, many=(length - start) // chunk >= _MANY)
     while start < length:
         end = min(start + chunk, length)
         ids = read(start, end)

@@ -53,18 +53,24 @@ def _running(model: Classifier, hidden: Tensor, before: tuple | None) -> Tensor:
 
 
 class ChunkReader:
-    """`values_of` of one chunk after the other. Whole chunks of which there are many are replayed on a GPU:
-    several hundred launches each would take longer than their work."""
+    """`values_of` of one chunk after the other.
 
-    def __init__(self, model: Classifier | LanguageModel, wanted: Collection[str], half: bool) -> None:
+    many: there are many of one length. On a GPU these are replayed as one graph: the launches of each would
+    take longer than its work.
+    """
+
+    def __init__(
+        self, model: Classifier | LanguageModel, wanted: Collection[str], half: bool, many: bool
+    ) -> None:
         self._model, self._wanted, self._half = model, wanted, half
+        self._record = many and can_be_recorded(model)
         self._shape: torch.Size | None = None
         self._replay: Replay | None = None
 
     def __call__(self, ids: Tensor, before: State | None) -> tuple[dict[str, Tensor], State]:
         """ids (batch, length) after a state."""
         seen, self._shape = ids.shape == self._shape, ids.shape
-        if before is None or not seen or not can_be_recorded(self._model):
+        if before is None or not seen or not self._record:
             self._replay = None
             return values_of(self._model, ids, before, self._wanted, self._half)
         logits = [] if before.logits is None else [before.logits]
@@ -101,7 +107,9 @@ def check_length(length: int) -> None:
 
 def check_read(got: int, end: int, length: int) -> None:
     """Raises InputError where a record of `length` positions gave `got` up to its position `end`."""
-    if got != end:
+    if got > end:
+        raise InputError(f"the record gives more than the {length} positions that its index promises")
+    if got < end:
         raise InputError(f"the record ends after {got} of {length} positions; was it cut?")
 
 

@@ -18,7 +18,7 @@ from ssm_seq.commands.cli import main
 from ssm_seq.config import ModelConfig
 from ssm_seq.data.alphabet import DNA
 from ssm_seq.data.store import StoreWriter
-from ssm_seq.inference import score, tracks
+from ssm_seq.inference import score, score_store, tracks
 from ssm_seq.models import Classifier, LanguageModel
 
 SMALL = ModelConfig(d_model=8, n_layers=1, d_state=4)
@@ -227,6 +227,18 @@ def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(folder, monkeypatc
     assert room[0] == 100 - (2 * 11 - 6)  # three of the eleven chunks were done
 
 
+@pytest.mark.parametrize("what", ["write_bigwig", "write_bedgraph", "write_npy"])
+def test_a_disk_that_is_full_at_the_end_costs_no_second_reading(folder, monkeypatch, capsys, what):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(score_store, what, full)
+        assert "then run it again and it goes on\n" in refused(folder, capsys, ALL)
+    monkeypatch.setattr(tracks.Stored, "write", None)  # nothing is read again
+    scored(folder, ALL)
+
+
 def test_bad_requests_are_one_sentence(folder, capsys):
     soundfile.write(folder / "in.wav", np.zeros(50), 8000)
     with StoreWriter(folder / "store", "dna") as writer:
@@ -238,6 +250,8 @@ def test_bad_requests_are_one_sentence(folder, capsys):
     assert "there is no record 'x'; it has first, second, third" in refused(folder, capsys, "--record", "x")
     assert "score.strand=up: expected forward, reverse, both" in refused(folder, capsys, "score.strand=up")
     assert "score.outputs has 'wig'; known: bigwig" in refused(folder, capsys, "score.outputs=[wig]")
+    sentence = refused(folder, capsys, "score.precision=int8")
+    assert "score.precision=int8: expected bfloat16, float32" in sentence
     (folder / "in.fa").write_text(">a\n>b\nACGT\n")
     assert "record 'a' has no sequence" in refused(folder, capsys)
     (folder / "in.fa").write_text(FASTA)

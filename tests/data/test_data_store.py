@@ -133,6 +133,7 @@ def _edit(**changes):
         (_edit(format=0), "format 0"),
         (_edit(alphabet="runes"), "runes"),
         (_edit(records=[]), "0 bytes"),
+        (_edit(size=6), r"uint8 \(8,\) where the index says uint8 \(6,\)"),
         (_edit(records=[{"name": "r0", "start": 4, "length": 4}]), "can't be read|where it should be"),
         (
             _edit(records=[{"name": "r0", "start": 0, "length": 8, "ranges": [[0, 9, "train"]]}]),

@@ -79,6 +79,18 @@ def test_the_same_values_make_the_same_bytes(tmp_path):
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
+def test_an_interrupted_write_leaves_what_was_there(tmp_path):
+    def stopped(record, start, end):
+        if start:
+            raise KeyboardInterrupt
+        return np.zeros(end - start, np.float32)
+
+    (tmp_path / "a.bw").write_bytes(b"an older one")
+    with pytest.raises(KeyboardInterrupt):
+        write_bigwig(tmp_path / "a.bw", [("a", LONG)], stopped)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an older one"]
+
+
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(self, *arguments):
         raise OSError(errno.ENOSPC, "No space left on device")

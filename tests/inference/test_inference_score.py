@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from ssm_seq.config import ModelConfig
 from ssm_seq.errors import InputError
 from ssm_seq.inference import score, score_chunk, score_record
-from ssm_seq.inference.score_values import EMBEDDING, ENTROPY, LOG_LIKELIHOOD, PROBABILITY
 from ssm_seq.inference.score_chunk import choose_chunk, position_bytes
+from ssm_seq.inference.score_values import EMBEDDING, ENTROPY, LOG_LIKELIHOOD, PROBABILITY
 from ssm_seq.models import Classifier, LanguageModel
 
 LAYERS = pytest.mark.parametrize("layer", ["mamba", "s4d"])
@@ -56,6 +56,26 @@ def test_values_do_not_depend_on_the_chunk(layer, length, seed):
         _, chunked = scored(model, ids, chunk, LIKELIHOODS)
         for name in LIKELIHOODS:
             np.testing.assert_allclose(chunked[name], whole[name], atol=1e-4, rtol=0, err_msg=name)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["language_model", "classifier"])
+@pytest.mark.parametrize("half", [False, True])
+def test_many_chunks_on_a_gpu_are_those_of_a_cpu(kind, half):
+    model, ids = make(kind=kind), random_ids(3000)
+    wanted = [EMBEDDING, *(LIKELIHOODS[:2] if kind == "language_model" else [PROBABILITY])]
+    expected, on_cpu = scored(model, ids, 100, wanted, pooled=True)
+    model.cuda()
+    found, replayed = scored(model, ids, 100, wanted, pooled=True, half=half)
+    again, few = scored(model, ids, 400, wanted, pooled=True, half=half)  # too few to be recorded
+    limit = 0.1 if half else 1e-3
+    for name in wanted:
+        np.testing.assert_allclose(replayed[name], on_cpu[name], atol=limit, rtol=0, err_msg=name)
+        np.testing.assert_allclose(few[name], replayed[name], atol=limit, rtol=0, err_msg=name)
+    for score in (found, again):
+        np.testing.assert_allclose(score.pooled, expected.pooled, atol=limit)
+        assert score.total_bits == (expected.total_bits and pytest.approx(expected.total_bits, rel=limit))
+    assert [point["position"] for point in found.track] == list(range(100, 3001, 100))
 
 
 @LAYERS
@@ -208,6 +228,12 @@ def test_results_that_are_no_numbers_are_refused(kind):
 def test_an_empty_record_is_refused():
     with pytest.raises(InputError, match="the record is empty"):
         scored(make(), random_ids(0), 4, [])
+
+
+def test_a_record_longer_than_promised_is_refused():
+    ids = random_ids(50)
+    with pytest.raises(InputError, match="more than the 40 positions that its index promises"):
+        score_record(make(), lambda a, b: ids[a : b + 1], 40, 16)
 
 
 def test_a_record_shorter_than_promised_is_refused():
