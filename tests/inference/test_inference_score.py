@@ -68,13 +68,13 @@ def test_many_chunks_on_a_gpu_are_those_of_a_cpu(kind, half):
     model.cuda()
     found, replayed = scored(model, ids, 100, wanted, pooled=True, half=half)
     again, few = scored(model, ids, 400, wanted, pooled=True, half=half)  # too few to be recorded
-    limit = 0.1 if half else 1e-3
+    limit = 0.3 if half else 1e-3
     for name in wanted:
         np.testing.assert_allclose(replayed[name], on_cpu[name], atol=limit, rtol=0, err_msg=name)
         np.testing.assert_allclose(few[name], replayed[name], atol=limit, rtol=0, err_msg=name)
-    for score in (found, again):
-        np.testing.assert_allclose(score.pooled, expected.pooled, atol=limit)
-        assert score.total_bits == (expected.total_bits and pytest.approx(expected.total_bits, rel=limit))
+    for one in (found, again):
+        np.testing.assert_allclose(one.pooled, expected.pooled, atol=limit)
+        assert one.total_bits == (expected.total_bits and pytest.approx(expected.total_bits, rel=limit))
     assert [point["position"] for point in found.track] == list(range(100, 3001, 100))
 
 
