@@ -197,6 +197,29 @@ def test_s4_kernel_is_naive_powers(measure, delta):
     assert (kernel - expected).norm() <= 6e-5 * expected.norm()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.complex128, 1e-9), (torch.complex64, 6e-5)])
+@pytest.mark.parametrize("measure", ["legs", "legt"])
+def test_s4_kernels_on_a_gpu(measure, dtype, bound):
+    (Lambda, P, _), B, C, original = in_modes(measure, 64, dtype)
+    expected = kernel_by_powers(*bilinear(*original[:2], 0.01), original[2], 1024)
+    Lambda, P, B, C = (part.cuda() for part in (Lambda, P, B, C))
+    A = DPLR(Lambda, P, P)
+    Ctilde = truncated_C(A, C, 0.01, 1024)
+    for kernel in (
+        kernel_dplr(A, B, C, 0.01, 1024, real=True),
+        kernel_dplr(A, B, C, 0.01, 1024).real,
+        kernel_from_truncated(A, B, Ctilde, 0.01, 1024, real=True),
+    ):
+        assert (kernel.cpu() - expected).norm() <= bound * expected.norm()
+    half = slice(0, 32)
+    Abar, Bbar = discretise(Diagonal(Lambda[half].to(torch.complex128)), B[half].to(torch.complex128), 0.01)
+    exact = 2 * kernel_by_powers(Diagonal(Abar.Lambda.cpu()), Bbar.cpu(), C[:, half].cpu(), 1024).real
+    Abar, Bbar = Diagonal(Abar.Lambda.to(dtype)), Bbar.to(dtype)
+    kernel = kernel_vandermonde(Abar, Bbar, C[:, half], 1024, real=True)
+    assert (kernel.cpu() - exact).norm() <= 10 * bound * exact.norm()  # Abar is rounded
+
+
 def test_s4_learns_what_is_truncated():
     A, B, C, _ = in_modes("legs", 16)
     Ctilde = truncated_C(A, C, 0.05, 100)
