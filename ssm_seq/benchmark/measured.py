@@ -52,15 +52,21 @@ class Measured:
         return self.value / self.floor if self.floor and self.value is not None else None
 
     @property
+    def less_is_better(self) -> bool:
+        """Whether the target is an upper bound."""
+        return self.unit in ("ms", "s", "nats", "differ")
+
+    @property
     def met(self) -> bool | None:
         """Whether all targets are reached; None without any."""
         if self.target is None and self.peak_target is None:
             return None
         if self.value is None:
             return False
-        below = self.unit in ("ms", "s", "nats", "differ")
-        met = self.target is None or (self.value <= self.target if below else self.value >= self.target)
-        return met and (self.peak_target is None or self.peak is None or self.peak <= self.peak_target)
+        reached = self.target is None or (
+            self.value <= self.target if self.less_is_better else self.value >= self.target
+        )
+        return reached and (self.peak_target is None or self.peak is None or self.peak <= self.peak_target)
 
 
 def records(measured: Measured) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ def row(measured: Measured) -> list[str]:
     over = "" if measured.over_floor is None else f"{measured.over_floor:.2f} x"
     interval = "" if measured.low is None else f"{_short(measured.low)}-{_short(measured.high)}"
     value = measured.failed if measured.value is None else f"{_short(measured.value)} {measured.unit}"
-    beyond = "<=" if measured.unit in ("ms", "s") else ">="
+    beyond = "<=" if measured.less_is_better else ">="
     targets = [f"{beyond} {measured.target:g}"] if measured.target is not None else []
     targets += [f"<= {measured.peak_target:g} GiB"] if measured.peak_target is not None else []
     verdict = {None: "", True: " met", False: " missed"}[measured.met]

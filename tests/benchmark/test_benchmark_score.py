@@ -1,17 +1,21 @@
 """The scorer's benchmark: its readings of short chunks are those of the model, its FASTA has all bases."""
 
 import math
+import runpy
 
 import numpy as np
 import pytest
 import torch
 
 from ssm_seq.benchmark import score
+from ssm_seq.benchmark.measured import Measured, records
+from ssm_seq.benchmark.table import row
 from ssm_seq.commands.cli import main
 from ssm_seq.config import ModelConfig
 from ssm_seq.data.alphabet import DNA
 from ssm_seq.data.fasta import read_fasta
 from ssm_seq.models import LanguageModel
+from ssm_seq.reporting.style import to_svg
 
 
 @pytest.mark.parametrize("layer", ["mamba", "s4d"])
@@ -42,3 +46,18 @@ def test_the_fasta_holds_all_bases(tmp_path):
 def test_a_figure_of_a_gpu(capsys):
     assert main(["bench", "--device", "cpu", "--only", "score"]) == 2
     assert "score: this is a figure of a GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(1e-6, "met"), (1e-3, "missed")])
+def test_errors_have_upper_bounds(value, verdict):
+    assert row(Measured("x", value, "nats", target=1e-4))[6] == f"<= 0.0001 {verdict}"
+
+
+def test_the_figure_takes_the_names_of_the_passes():
+    found = []
+    for length, precision in score.PASSES:
+        planned = score._passes(length, precision, known=True)
+        found += records(Measured(planned.name, length / 1e4, peak=0.5, peak_target=1))
+    draw = runpy.run_path("docs/results/score_by_length.py")["by_length"]
+    picture = to_svg(draw, found)
+    assert all(f"{size} Mi" in picture for size in (1, 16, 64))
