@@ -15,7 +15,9 @@ from ssm_seq.kernels.rows import even_rows
 CHUNK = 16  # positions that one product takes
 
 
-LONGEST = 128  # chunks of a row
+# Chunks of a row: the exponent's gradient counts them, as a difference of sums that grow with their number.
+# Rounding takes 4e-6 of it where it is hardest, modes that decay within a chunk; with 64 chunks it is 1e-5.
+LONGEST = 32
 ROWS = 16  # of a program
 BYTES = 16  # of a position that a program reads: four channels in float32, a warp each
 
@@ -31,8 +33,8 @@ class Cut:
 
 def cut_in(length: int, chunks: int) -> Cut:
     """With long rows of so many chunks."""
-    long, single = divmod(length // CHUNK, chunks)
-    return Cut(chunks, long, long + single + (length % CHUNK > 0))
+    long = length // CHUNK // chunks
+    return Cut(chunks, long, long + ceil_div(length - long * chunks * CHUNK, CHUNK))
 
 
 def cut(u: Tensor) -> Cut:
@@ -203,7 +205,7 @@ class _Walks:
             walk_kernel, (self._blocks() * ceil_div(self.channels, channels),), arguments,
             CHANNELS=self.channels, PAIRS=self.pairs,
             V_ROW=v.stride(1), W_ROW=0 if w is None else w.stride(1),
-            REVERSE=form is not self._forth, ENDS=ends, WHOLE=v.dtype == torch.float32,
+            REVERSE=form is not self._forth, ENDS=ends, WIDE=v.dtype == torch.float32,
             SIZE=CHUNK, ROWS=ROWS, CHANNELS_=channels, PAIRS_=max(16, next_power_of_2(self.pairs)),
             num_warps=channels,
         )  # fmt: skip
@@ -221,7 +223,7 @@ class _Walks:
         )  # fmt: skip
         launch(
             pass_kernel, (ceil_div(numbers, 64), self.batch), arguments,
-            NUMBERS=numbers, SIZE=CHUNK, REVERSE=kept is not None, BLOCK=64, UNROLL=8, num_warps=2,
+            NUMBERS=numbers, SIZE=CHUNK, REVERSE=kept is not None, BLOCK=64, UNROLL=16, num_warps=2,
         )  # fmt: skip
         return None if reach is None else reach.sum(0)
 

@@ -37,21 +37,20 @@ def _tile(source, first, time, begin, end, c, in_c, ROW: tl.constexpr):
 
 @triton.jit
 def _high(x):
-    """What tensor cores see of float32: its first 11 bits."""
-    return (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    """The nearest number of 11 bits, which is what tensor cores see of float32."""
+    return ((x.to(tl.int32, bitcast=True) + 4096) & -8192).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _dot(a, b, total, WHOLE: tl.constexpr):
-    """total + a b; WHOLE: to float32's precision, from three products of halves."""
-    if WHOLE:
-        a_high = _high(a)
-        b_high = _high(b)
+def _dot(a, b, total, WHOLE_A: tl.constexpr, WHOLE_B: tl.constexpr):
+    """total + a b in float32: of a factor that is not WHOLE the first 11 bits are enough, or all it has."""
+    a_high = _high(a) if WHOLE_A else a
+    b_high = _high(b) if WHOLE_B else b
+    if WHOLE_A:
         total = tl.dot(a - a_high, b_high, total, input_precision="tf32")
+    if WHOLE_B:
         total = tl.dot(a_high, b - b_high, total, input_precision="tf32")
-        return tl.dot(a_high, b_high, total, input_precision="tf32")
-    else:
-        return tl.dot(a, b, total, input_precision="tf32")
+    return tl.dot(a_high, b_high, total, input_precision="tf32")
 
 
 @triton.jit(do_not_specialize=["length", "batch", "rows", "long", "chunks"])
@@ -59,7 +58,7 @@ def walk_kernel(
     v, w, within, into, out, decay, states, y, collected, weighted, correlation,
     length, batch, rows, long, chunks,
     CHANNELS: tl.constexpr, PAIRS: tl.constexpr, V_ROW: tl.constexpr, W_ROW: tl.constexpr,
-    REVERSE: tl.constexpr, ENDS: tl.constexpr, WHOLE: tl.constexpr,
+    REVERSE: tl.constexpr, ENDS: tl.constexpr, WIDE: tl.constexpr,
     SIZE: tl.constexpr, ROWS: tl.constexpr, CHANNELS_: tl.constexpr, PAIRS_: tl.constexpr,
 ):  # fmt: skip
     """Walk through v (batch, length, CHANNELS) and leave what there is a place for.
@@ -71,6 +70,9 @@ def walk_kernel(
     weighted: of out times the conjugate of these, weighted by `chunks` less the chunk's number, and summed
     over its positions;
     correlation: sums over chunks of v_s w_t, at [s, t].
+
+    WIDE: v and w are float32, and every product is. Of 16-bit ones, which tensor cores see whole, the outputs
+    alone come from products of 11 bits: states and sums are those of float32.
     """
     groups: tl.constexpr = (CHANNELS + CHANNELS_ - 1) // CHANNELS_
     block = tl.program_id(0) // groups
@@ -147,16 +149,16 @@ def walk_kernel(
             other = ahead_w
             ahead_w = _tile(w, start_w, time, begin, end, c, in_c, W_ROW)
             across = tl.permute(other, (0, 2, 1))
-            sum_re = _dot(x_re, across, sum_re, WHOLE)
-            sum_im = _dot(x_im, across, sum_im, WHOLE)
+            sum_re = _dot(x_re, across, sum_re, True, WIDE)
+            sum_im = _dot(x_im, across, sum_im, True, WIDE)
             later_re += sum_re
             later_im += sum_im
             if correlation is not None:
-                pairs_of_times = _dot(value, across, pairs_of_times, WHOLE)
+                pairs_of_times = _dot(value, across, pairs_of_times, WIDE, WIDE)
         if y is not None:
-            result = _dot(lags, value, tl.zeros((CHANNELS_, SIZE, ROWS), tl.float32), WHOLE)
-            result = _dot(out_re, x_re, result, WHOLE)
-            result = _dot(out_im, x_im, result, WHOLE)
+            result = _dot(lags, value, tl.zeros((CHANNELS_, SIZE, ROWS), tl.float32), WIDE, WIDE)
+            result = _dot(out_re, x_re, result, WIDE, WIDE)
+            result = _dot(out_im, x_im, result, WIDE, WIDE)
             inside = (now >= begin) & (now < end)
             place = y + ((sequence * length)[None, :] + now)[None, :, :] * CHANNELS + c
             tl.store(place, result.to(y.dtype.element_ty), mask=in_c & inside[None, :, :])
@@ -166,8 +168,8 @@ def walk_kernel(
         else:
             new_re = a_re * x_re - a_im * x_im + (b_re * x_re - b_im * x_im)
             new_im = a_re * x_im + a_im * x_re + (b_re * x_im + b_im * x_re)
-        x_re = _dot(into_re, value, new_re, WHOLE)
-        x_im = _dot(into_im, value, new_im, WHOLE)
+        x_re = _dot(into_re, value, new_re, True, WIDE)
+        x_im = _dot(into_im, value, new_im, True, WIDE)
 
     if ENDS:
         tl.store(state, x_re, mask=in_state)
@@ -234,6 +236,14 @@ def pass_kernel(
             place = base + (i + 1) * (2 * NUMBERS)
             ends_re = ends_re + (tl.load(place, mask=mask & (first + i < rows), other=0.0),)
             ends_im = ends_im + (tl.load(place + 1, mask=mask & (first + i < rows), other=0.0),)
+        if REVERSE:
+            after_re = ()
+            after_im = ()
+            for i in tl.static_range(UNROLL + 1):
+                row = rows - first - i
+                place = kept + (b * (rows + 1) + row) * (2 * NUMBERS) + n
+                after_re = after_re + (tl.load(place, mask=mask & (row >= 0), other=0.0),)
+                after_im = after_im + (tl.load(place + 1, mask=mask & (row >= 0), other=0.0),)
         for i in tl.static_range(UNROLL):
             inside = first + i < rows
             row = rows - 1 - first - i if REVERSE else first + i
@@ -242,16 +252,15 @@ def pass_kernel(
             if REVERSE:
                 begin = tl.minimum(row, long) * span + tl.maximum(row - long, 0) * SIZE
                 steps = tl.minimum(tl.where(row < long, span, SIZE), length - begin)
-                place = kept + (b * (rows + 1) + row) * (2 * NUMBERS) + n
-                in_row = mask & inside
-                end_re = tl.load(place + 2 * NUMBERS, mask=in_row, other=0.0).to(tl.float64) * span
-                end_im = tl.load(place + 2 * NUMBERS + 1, mask=in_row, other=0.0).to(tl.float64) * span
-                before_re = tl.load(place, mask=in_row & (row >= long), other=0.0).to(tl.float64)
-                before_im = tl.load(place + 1, mask=in_row & (row >= long), other=0.0).to(tl.float64)
-                end_re -= (span - steps) * (leap_re * before_re - leap_im * before_im)
-                end_im -= (span - steps) * (leap_re * before_im + leap_im * before_re)
-                reach_re += x_re * end_re + x_im * end_im
-                reach_im += x_im * end_re - x_re * end_im
+                missing = tl.where(inside, span - steps, 0)
+                before_re = after_re[i + 1].to(tl.float64)
+                before_im = after_im[i + 1].to(tl.float64)
+                end_re = after_re[i].to(tl.float64) * span
+                end_im = after_im[i].to(tl.float64) * span
+                end_re -= missing * (leap_re * before_re - leap_im * before_im)
+                end_im -= missing * (leap_re * before_im + leap_im * before_re)
+                reach_re += tl.where(inside, x_re * end_re + x_im * end_im, 0.0)
+                reach_im += tl.where(inside, x_im * end_re - x_re * end_im, 0.0)
                 leap_im = -leap_im
             next_re = leap_re * x_re - leap_im * x_im + ends_re[i].to(tl.float64)
             next_im = leap_re * x_im + leap_im * x_re + ends_im[i].to(tl.float64)
