@@ -13,6 +13,7 @@ from torch import Tensor
 from ssm_seq.kernels.cpu.arrays import as_array, whole_vectors
 from ssm_seq.kernels.cpu.lanes import compiled, exp2, load, sigmoid, softplus, splat, store, total, width
 from ssm_seq.kernels.cpu.threads import run
+from ssm_seq.kernels.decode.arguments import check_arguments
 from ssm_seq.kernels.decode.rule import Rule
 from ssm_seq.kernels.decode.stacks import MambaStack, Stack
 
@@ -185,8 +186,8 @@ class CpuDecoder:
     """The steps of one model on a CPU, its rows shared among torch's threads."""
 
     def __init__(self, stack: Stack) -> None:
-        self._stack, dtype = stack, stack.head.dtype
-        self._dtype, (vocab, d_model) = dtype, stack.head.shape
+        self._outline, self._like, self._dtype = stack.to("meta"), stack.head[:0], stack.head.dtype
+        vocab, d_model = stack.head.shape
         self._common = [
             self._rows(stack.embedding),
             self._rows(stack.norm),
@@ -220,13 +221,14 @@ class CpuDecoder:
 
     def run(self, state: tuple[Tensor, ...], logits: Tensor, draws: Tensor, rule: Rule) -> Tensor:
         """See `decoder`."""
-        mamba = isinstance(self._stack, MambaStack)
+        check_arguments(self._outline, self._like, state, logits, draws)
+        mamba = isinstance(self._outline, MambaStack)
         parts = [state[0], state[1].mT] if mamba else [part.mT for part in state[0].unbind(-1)]
         arrays, following = [self._rows(part).copy() for part in parts], self._rows(logits).copy()
         ids = torch.empty(draws.shape, dtype=torch.int64)
         run(
             self._kernel, len(draws), *self._common, *self._layers, *arrays, following,
-            draws.contiguous().numpy(), ids.numpy(), self._stack.eps, *self._sizes,
+            draws.contiguous().numpy(), ids.numpy(), self._outline.eps, *self._sizes,
             float(rule.temperature), min(rule.top_k or logits.shape[1], logits.shape[1]), float(rule.top_p),
             float(rule.min_p),
         )  # fmt: skip

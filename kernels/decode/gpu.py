@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
+from ssm_seq.kernels.decode.arguments import check_arguments
 from ssm_seq.kernels.decode.gpu_mamba import mamba_kernel
 from ssm_seq.kernels.decode.gpu_s4d import s4d_kernel
 from ssm_seq.kernels.decode.rule import Rule
@@ -45,11 +46,12 @@ class GpuDecoder:
         """dtype: of the matrices, float32 or bfloat16; all else is float32. programs: that share a tile's
         channels, so many that each has 16 (Mamba) or 8 (S4D) of them if None."""
         plan = _of_mamba if isinstance(stack, MambaStack) else _of_s4d
-        self._plan, self._eps = plan(stack.to(torch.float32), dtype, programs), stack.eps
+        self._outline, self._plan = stack.to("meta"), plan(stack.to(torch.float32), dtype, programs)
         self._fits: dict[tuple[bool, bool], int] = {}
 
     def run(self, state: tuple[Tensor, ...], logits: Tensor, draws: Tensor, rule: Rule) -> Tensor:
         """See `decoder`."""
+        check_arguments(self._outline, self._plan.tensors[0], state, logits, draws)
         (rows, steps), device, plan = draws.shape, logits.device, self._plan
         ids = torch.empty((rows, steps), dtype=torch.int64, device=device)
         truncation = torch.tensor([rule.temperature, rule.top_p, rule.min_p], dtype=torch.float64)
@@ -57,7 +59,7 @@ class GpuDecoder:
         buffers = [torch.empty((rows, *shape), dtype=dtype, device=device) for shape, dtype in plan.buffers]
         tensors = (
             counters, *plan.tensors, *state, logits, draws.contiguous(), ids, truncation.to(device), *buffers,
-            self._eps, rows, steps,
+            self._outline.eps, rows, steps,
         )  # fmt: skip
         top_k = min(rule.top_k or logits.shape[1], logits.shape[1])
         constants = plan.constants | {"GREEDY": rule.temperature == 0, "TRUNCATES": rule.truncates}

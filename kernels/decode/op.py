@@ -24,6 +24,9 @@ class Decoder(Protocol):
 
         Returns:
             ids (rows, steps) int64.
+
+        Raises:
+            ValueError: an argument that does not fit, with its name.
         """
         ...
 

@@ -27,9 +27,10 @@ class Stack:
     head: Tensor
     eps: float
 
-    def to(self, dtype: torch.dtype) -> Self:
+    def to(self, form: torch.dtype | str) -> Self:
+        """All tensors in another dtype, or on "meta": their shapes alone, without memory."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return type(self)(**{name: v.to(dtype) if isinstance(v, Tensor) else v for name, v in values.items()})
+        return type(self)(**{name: v.to(form) if isinstance(v, Tensor) else v for name, v in values.items()})
 
     def step(self, ids: Tensor, state: tuple[Tensor, ...]) -> Tensor:
         """ids (rows,) -> logits (rows, vocab); the state's tensors are overwritten by the next ones."""

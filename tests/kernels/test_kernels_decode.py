@@ -131,6 +131,28 @@ for rule in (Rule(), Rule(0.9, 7, 0.9, 0.01), Rule(temperature=0)):
 """)
 
 
+@KINDS
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda state, logits, draws: (state, logits, draws[0]), "draws has shape .*rows, steps"),
+        (lambda state, logits, draws: (state, logits, draws.float()), "draws has .*float64"),
+        (lambda state, logits, draws: (state, logits[:1], draws), "logits has shape .*rows, vocab"),
+        (lambda state, logits, draws: (state, logits.double(), draws), "logits has .*float32"),
+        (lambda state, logits, draws: (state, logits.t().contiguous().t(), draws), "logits has strides"),
+        (lambda state, logits, draws: (state[1:], logits, draws), "state has . tensors"),
+        (
+            lambda state, logits, draws: ((*state[:-1], state[-1][:, :1]), logits, draws),
+            r"state\[.\] has shape",
+        ),
+    ],
+)
+def test_bad_arguments(kind, change, sentence):
+    stack = stack_of(kind, 1, 6, 2, 3)
+    with pytest.raises(ValueError, match=sentence):
+        decoder(stack).run(*change(*inputs(stack, 2, 4)), RULES["plain"])
+
+
 def test_dtypes_that_nothing_is_made_for():
     with pytest.raises(ValueError, match="bfloat16"):
         decoder(stack_of("mamba", 1, 6, 2, 3), torch.bfloat16)
