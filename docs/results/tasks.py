@@ -1,6 +1,6 @@
 """All models of a task on one device, many at a time: NAME_DEVICE.json.
 
-    python docs/results/tasks.py induction_heads --out docs/results/induction_heads_h100.json --jobs 12
+    python docs/results/tasks.py induction_heads --out docs/results/induction_heads_h100.json --jobs 12 --seeds 0,1,2
 
 The models (points) and seeds are those of config/workflow.yaml; `snakemake results/tasks/NAME/result.json`
 makes the same ones one after another. A small model leaves most of a GPU idle, so here each is a process of
@@ -14,6 +14,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -95,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("task", help="a name under `tasks` in config/workflow.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides of all points")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--points", nargs="+", help="these alone")
-    parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of workflow.yaml")
+    parser.add_argument("--points", help="these alone, such as mamba,s4")
+    parser.add_argument("--seeds", help="instead of those of workflow.yaml, such as 0,1")
     parser.add_argument("--jobs", type=int, default=8, help="processes at a time")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of training")
     parser.add_argument("--commit", help="what is measured, where it is not git's HEAD")
@@ -104,11 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     described = yaml.safe_load((ROOT / "config/workflow.yaml").read_text())["tasks"][options.task]
     folder = options.work or Path(tempfile.mkdtemp())
-    jobs = [
-        (point, seed, folder / point / str(seed))
-        for seed in options.seeds or described["seeds"]
-        for point in options.points or described["points"]
-    ]
+    points = options.points.split(",") if options.points else list(described["points"])
+    if unknown := [point for point in points if point not in described["points"]]:
+        parser.error(f"{options.task} has no point {unknown[0]!r}; known: {', '.join(described['points'])}")
+    seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else described["seeds"]
+    jobs = [(point, seed, folder / point / str(seed)) for seed in seeds for point in points]
     waiting = [job for job in jobs if not (job[2] / "evaluation.json").exists()]
     running: dict[Path, multiprocessing.Process] = {}
     context, started, shown = multiprocessing.get_context("fork"), time.monotonic(), time.monotonic()
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         process.kill()
         process.join()
         print(f"unfinished: {place.parent.name} {place.name}: {last_lines(place)}")
-    command = f"python docs/results/tasks.py {options.task} {' '.join(options.overrides)}".strip()
+    command = f"python docs/results/tasks.py {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
     try:
         result = task_result(folder, command, list(described["points"]))
     except InputError as error:
