@@ -44,8 +44,8 @@ def _high(x):
 @triton.jit
 def _dot(a, b, total, WHOLE_A: tl.constexpr, WHOLE_B: tl.constexpr):
     """total + a b in float32: of a factor that is not WHOLE the first 11 bits are enough, or all it has."""
-    a_high = _high(a) if WHOLE_A else a
-    b_high = _high(b) if WHOLE_B else b
+    a_high = _high(a)
+    b_high = _high(b)
     if WHOLE_A:
         total = tl.dot(a - a_high, b_high, total, input_precision="tf32")
     if WHOLE_B:
