@@ -185,7 +185,8 @@ class ScoreConfig:
     input: a file; none means no scoring in the workflow.
     strand: `forward`, `reverse` or `both` (the mean of the two); the latter for DNA only.
     outputs: what `--tracks` writes: `bigwig` and `bedgraph` of log-likelihood and entropy or of each class's
-        probability, `embeddings` of every position and `pooled` ones of every record, both NPY.
+        probability, `embeddings` of every position and `pooled` ones of every record, both NPY, and
+        `embeddings_parquet` and `pooled_parquet`.
     precision: of the layers on a GPU, `bfloat16` (autocast) or `float32`; a CPU always takes float32.
     """
 

@@ -31,11 +31,14 @@ from ssm_seq.inference.state import fingerprint
 from ssm_seq.inference.stream import Ids
 from ssm_seq.inference.tracks import Stored, mean, write_bedgraph, write_npy
 from ssm_seq.inference.tracks_bigwig import write_bigwig
+from ssm_seq.inference.tracks_parquet import check_installed, write_pooled, write_positions
 from ssm_seq.models import Classifier, LanguageModel
 
 STRANDS = {"forward": ("forward",), "reverse": ("reverse",), "both": ("forward", "reverse")}
 PRECISIONS = ("bfloat16", "float32")
-BIGWIG, BEDGRAPH, EMBEDDINGS, POOLED = OUTPUTS = ("bigwig", "bedgraph", "embeddings", "pooled")
+BIGWIG, BEDGRAPH, EMBEDDINGS, POOLED = "bigwig", "bedgraph", "embeddings", "pooled"
+EMBEDDINGS_PARQUET, POOLED_PARQUET = "embeddings_parquet", "pooled_parquet"
+OUTPUTS = (BIGWIG, BEDGRAPH, EMBEDDINGS, POOLED, EMBEDDINGS_PARQUET, POOLED_PARQUET)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,18 @@ class Request:
         for output in self.outputs:
             if output not in OUTPUTS:
                 raise InputError(f"score.outputs has {output!r}; known: {', '.join(OUTPUTS)}")
+        if {EMBEDDINGS_PARQUET, POOLED_PARQUET} & set(self.outputs):
+            check_installed()
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the hidden vectors of all positions are kept."""
+        return bool({EMBEDDINGS, EMBEDDINGS_PARQUET} & set(self.outputs))
+
+    @property
+    def pools(self) -> bool:
+        """Whether their means are."""
+        return bool({POOLED, POOLED_PARQUET} & set(self.outputs))
 
 
 def score_store(
@@ -133,7 +148,7 @@ class _Run:
                 else:
                     kept[name].write(bases[row.number] + start, part)
 
-        half, pooled = self._half(), POOLED in self.request.outputs
+        half, pooled = self._half(), self.request.pools
         positions = choose_chunk(self.model, half=half)
         positions = min(positions, self.request.chunk or positions)
         short = [row for row in rows if fits_a_batch(self.model, row.length, positions)]
@@ -155,7 +170,7 @@ class _Run:
 
     def _alone(self, row: Row, strand: str, wanted: tuple[str, ...], sink: Sink) -> Score:
         """A record in chunks; its state is saved from time to time."""
-        saved, pooled = self.work / f"{strand}.{row.number}.state", POOLED in self.request.outputs
+        saved, pooled = self.work / f"{strand}.{row.number}.state", self.request.pools
         chunk, half = self.request.chunk, self._half()
         with named(row):
             score = score_record(self.model, row.read, row.length, chunk, wanted, sink, saved, pooled, half)
@@ -185,19 +200,45 @@ class _Run:
             if BEDGRAPH in outputs:
                 write_bedgraph(folder / f"{track}.bedGraph", records, read)
                 files[f"{track}.bedGraph"] = self._meaning(name, column)
-        if EMBEDDINGS in outputs:
-            write_npy(folder / "embeddings.npy", [kept[EMBEDDING] for kept in strands])
-            files["embeddings.npy"] = "last hidden vectors, a row for each position of the records in turn"
-        if POOLED in outputs:
-            pooled = np.array([[score.pooled for score in each] for each in scores]).mean(0)
-            np.save(folder / "pooled.npy", pooled.astype(np.float32))
-            files["pooled.npy"] = "mean of the last hidden vectors, a row for each record"
+        files |= self._write_vectors(folder, records, scores, [kept.get(EMBEDDING) for kept in strands])
         index = [
             {"record": name, "start": start, "length": length}
             for (name, length), start in zip(records, starts[:-1], strict=True)
         ]
         about = {"strand": self.request.strand, "files": files, "records": index}
         write_json(folder / "tracks.json", about)
+
+    def _write_vectors(
+        self,
+        folder: Path,
+        records: list[tuple[str, int]],
+        scores: list[list[Score]],
+        vectors: list[Stored | None],
+    ) -> dict[str, str]:
+        """Write the hidden vectors that are wanted; the files and what they hold."""
+        outputs, files = self.request.outputs, {}
+        starts, what = np.cumsum([0, *self._lengths()]).tolist(), "last hidden vectors, a row for each"
+
+        def read(record: int, start: int, end: int) -> NDArray[np.float32]:
+            first = starts[record]
+            return mean([values.read(first + start, first + end) for values in vectors])
+
+        if EMBEDDINGS in outputs:
+            write_npy(folder / "embeddings.npy", vectors)
+            files["embeddings.npy"] = f"{what} position of the records in turn"
+        if EMBEDDINGS_PARQUET in outputs:
+            write_positions(folder / "embeddings.parquet", records, read, vectors[0].columns)
+            files["embeddings.parquet"] = f"{what} position of the records in turn"
+        if self.request.pools:
+            pooled = np.array([[score.pooled for score in each] for each in scores], np.float64)
+            rows = pooled.mean(0).astype(np.float32)
+        if POOLED in outputs:
+            np.save(folder / "pooled.npy", rows)
+            files["pooled.npy"] = f"mean of the {what} record"
+        if POOLED_PARQUET in outputs:
+            write_pooled(folder / "pooled.parquet", [name for name, _ in records], rows)
+            files["pooled.parquet"] = f"mean of the {what} record"
+        return files
 
     def _half(self) -> bool:
         return self.model.head.weight.is_cuda and self.request.precision == "bfloat16"
@@ -212,7 +253,7 @@ class _Run:
             columns = {LOG_LIKELIHOOD: 1, ENTROPY: 1}
             if isinstance(self.model, Classifier):
                 columns = {PROBABILITY: len(self.model.classes)}
-        if EMBEDDINGS in self.request.outputs:
+        if self.request.embeds:
             columns[EMBEDDING] = self.model.config.d_model
         return columns
 

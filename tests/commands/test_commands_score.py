@@ -13,12 +13,13 @@ import pyBigWig
 import pytest
 import soundfile
 import torch
+from pyarrow import parquet
 
 from ssm_seq.commands.cli import main
 from ssm_seq.config import ModelConfig
 from ssm_seq.data.alphabet import DNA
 from ssm_seq.data.store import StoreWriter
-from ssm_seq.inference import score, score_store, tracks
+from ssm_seq.inference import score, score_store, tracks, tracks_parquet
 from ssm_seq.models import Classifier, LanguageModel
 
 SMALL = ModelConfig(d_model=8, n_layers=1, d_state=4)
@@ -91,6 +92,27 @@ def test_embeddings_pooled_and_their_index(folder):
         rows = embeddings[record["start"] : record["start"] + record["length"]]
         np.testing.assert_allclose(rows.mean(0), pooled[place], rtol=1e-4, atol=1e-6)
     assert set(index["files"]) == {path.name for path in (folder / "tracks").iterdir()} - {"tracks.json"}
+
+
+def test_parquet_holds_what_npy_does(folder):
+    outputs = "score.outputs=[embeddings,pooled,embeddings_parquet,pooled_parquet]"
+    scored(folder, outputs, "score.strand=both", "score.chunk=100")
+    for name in ("embeddings", "pooled"):
+        table, rows = (
+            parquet.read_table(folder / f"tracks/{name}.parquet"),
+            np.load(folder / f"tracks/{name}.npy"),
+        )
+        np.testing.assert_array_equal(np.array(table["embedding"].to_pylist(), np.float32), rows)
+        sizes = map(len, RECORDS.values()) if name == "embeddings" else (1, 1, 1)
+        names = [record for record, size in zip(RECORDS, sizes, strict=True) for _ in range(size)]
+        assert table["record"].to_pylist() == names
+    places = parquet.read_table(folder / "tracks/embeddings.parquet")["position"].to_pylist()
+    assert places == [place for letters in RECORDS.values() for place in range(len(letters))]
+
+
+def test_parquet_needs_an_extra(folder, monkeypatch, capsys):
+    monkeypatch.setattr(tracks_parquet, "find_spec", lambda name: None)
+    assert "pip install 'ssm_seq[parquet]'" in refused(folder, capsys, "score.outputs=[pooled_parquet]")
 
 
 def test_a_track_for_each_class(folder):
@@ -227,16 +249,17 @@ def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(folder, monkeypatc
     assert room[0] == 100 - (2 * 11 - 6)  # three of the eleven chunks were done
 
 
-@pytest.mark.parametrize("what", ["write_bigwig", "write_bedgraph", "write_npy"])
+@pytest.mark.parametrize("what", ["write_bigwig", "write_bedgraph", "write_npy", "write_positions"])
 def test_a_disk_that_is_full_at_the_end_costs_no_second_reading(folder, monkeypatch, capsys, what):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    everything = ALL.replace("pooled", "pooled,embeddings_parquet")
     with monkeypatch.context() as patch:
         patch.setattr(score_store, what, full)
-        assert "then run it again and it goes on\n" in refused(folder, capsys, ALL)
+        assert "then run it again and it goes on\n" in refused(folder, capsys, everything)
     monkeypatch.setattr(tracks.Stored, "write", None)  # nothing is read again
-    scored(folder, ALL)
+    scored(folder, everything)
 
 
 def test_bad_requests_are_one_sentence(folder, capsys):
