@@ -11,7 +11,7 @@ from ssm_seq.errors import InputError
 from ssm_seq.evaluation.proportion import wilson
 from ssm_seq.inference.answers import relative_mean_square, relative_squares, right_answers
 from ssm_seq.models import Classifier, LanguageModel, Regressor
-from ssm_seq.tasks import Example, Task, task_of
+from ssm_seq.tasks import task_of
 
 
 def evaluate_task(config: Config, model: Classifier | LanguageModel | Regressor) -> dict[str, Any]:
@@ -39,23 +39,20 @@ def evaluate_task(config: Config, model: Classifier | LanguageModel | Regressor)
     judge = relative_squares if isinstance(model, Regressor) else right_answers
     for length in settings.lengths:
         begun, count, size = time.perf_counter(), settings.max_windows, settings.batch_size
-        examples = list(task.test(count, size, length, settings.seed, device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            judged = torch.cat([judge(model, example, settings.chunk).cpu() for example in examples])
+        parts, simple = [], []
+        for example in task.test(count, size, length, settings.seed, device):
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                parts.append(judge(model, example, settings.chunk).cpu())
+            if rule := task.simple_answers(example.inputs):
+                simple.append((rule[0], relative_mean_square(rule[1], example.answers).cpu()))
+        judged = torch.cat(parts)
         figures = _rms_error(judged) if isinstance(model, Regressor) else _accuracy(judged)
-        figures |= _beside(task, examples)
+        if simple:
+            names, squares = zip(*simple, strict=True)
+            figures |= {"beside": names[0], "beside_value": _rms_error(torch.cat(squares))["rms_error"]}
         seconds = round(time.perf_counter() - begun, 3)
         results.append({"length": length, "n": len(judged), **figures, "seconds": seconds})
     return {"task": config.task.name, "results": results, "seconds": time.perf_counter() - started}
-
-
-def _beside(task: Task, examples: list[Example]) -> dict[str, Any]:
-    """The figure of the task's simple rule, if it has one."""
-    said = [(task.simple_answers(example.inputs), example.answers) for example in examples]
-    if said[0][0] is None:
-        return {}
-    squares = [relative_mean_square(answers, true).cpu() for (_, answers), true in said]
-    return {"beside": said[0][0][0], "beside_value": _rms_error(torch.cat(squares))["rms_error"]}
 
 
 def _accuracy(right: torch.Tensor) -> dict[str, float]:

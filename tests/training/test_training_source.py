@@ -121,3 +121,20 @@ def test_a_perfect_model_is_right_everywhere(tmp_path):
     results = evaluate_task(settings, load_model(tmp_path / "out/model"))["results"]
     assert [result["accuracy"] for result in results] == [1, 1]
     assert all(0.6 < result["low"] < 1 and result["high"] == 1 and result["whole"] == 1 for result in results)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("layer", ["mamba", "s4d", "transformer", "lstm", "cnn"])
+@pytest.mark.parametrize("name", ["induction_heads", "selective_copying", "delay"])
+def test_runs_on_a_gpu(name, layer, tmp_path):
+    """Each size of the curriculum is met more than once: the steps are recorded and replayed."""
+    settings = config(name, layer, steps=12)
+    settings.task.curriculum_steps = 4
+    train(settings, None, tmp_path, "cuda")
+    on_cpu, on_gpu = (
+        evaluate_task(settings, load_model(tmp_path / "model", kind)) for kind in ("cpu", "cuda")
+    )
+    assert [line["length"] for line in on_gpu["results"]] == [8, 24]
+    assert [line["n"] for line in on_gpu["results"]] == [line["n"] for line in on_cpu["results"]]
+    assert json.loads((tmp_path / "run.json").read_text())["peak_device_mib"] > 0
