@@ -59,8 +59,15 @@ def test_layers_of_16_bits_keep_their_system_in_float32(dtype):
     assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
 
 
-def test_one_compiled_graph():
+@pytest.fixture
+def fresh_compiler():
+    """Lengths seen before, here or after, would make it compile for any length."""
     torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def test_one_compiled_graph(fresh_compiler):
     torch.manual_seed(0)
     layer = S4(3, d_state=8)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
