@@ -54,7 +54,7 @@ class Measured:
     @property
     def less_is_better(self) -> bool:
         """Whether the target is an upper bound."""
-        return self.unit in ("ms", "s", "nats", "differ")
+        return self.unit in ("ms", "s", "GiB", "nats", "differ")
 
     @property
     def met(self) -> bool | None:

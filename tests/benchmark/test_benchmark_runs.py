@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from ssm_seq.benchmark import against_transformers, cases, decode, kernels, peers, s4_kernel
+from ssm_seq.benchmark import against_transformers, cases, decode, kernels, peers, s4_kernel, score
 from ssm_seq.benchmark.against_transformers import Contest, measure_against_transformers
 from ssm_seq.benchmark.cases import Case, ModelCase
 from ssm_seq.benchmark.inputs import ready
@@ -31,6 +31,7 @@ def small(monkeypatch):
     monkeypatch.setattr(bench, "measure_against_transformers", lambda: [])
     monkeypatch.setattr(s4_kernel, "CPU_CASES", [])
     monkeypatch.setattr(decode, "jobs", lambda device: [])
+    monkeypatch.setattr(score, "jobs", lambda device: [])
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -43,9 +43,12 @@ def test_the_fasta_holds_all_bases(tmp_path):
     np.testing.assert_array_equal(DNA.encode(letters), score.random_bases(1234))
 
 
-def test_a_figure_of_a_gpu(capsys):
-    assert main(["bench", "--device", "cpu", "--only", "score"]) == 2
-    assert "score: this is a figure of a GPU" in capsys.readouterr().err
+def test_time_and_memory_on_a_cpu(capsys, monkeypatch):
+    monkeypatch.setattr(score, "MILLION", 1 << 14)
+    assert main(["bench", "--device", "cpu", "--only", "score"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split(":")[0].split()[:3] for line in lines] == [["score", "4x128", "(1,16384)"]] * 2
+    assert " s " in lines[0] and lines[0].endswith("<= 40 met") and " GiB " in lines[1]
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(1e-6, "met"), (1e-3, "missed")])

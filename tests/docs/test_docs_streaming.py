@@ -7,8 +7,13 @@ import pytest
 
 from ssm_seq.config import ModelConfig
 from ssm_seq.models import LanguageModel
+from ssm_seq.reporting.results_table import fill_tables
 
 PAGE = Path(__file__).parents[2] / "docs/streaming.md"
+
+
+def test_the_table_is_as_fresh_as_the_results():
+    assert fill_tables(PAGE.read_text(), PAGE.parent) == PAGE.read_text()
 
 
 @pytest.mark.parametrize("word", ["read_store", "concatenate"])
