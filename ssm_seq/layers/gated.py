@@ -16,19 +16,17 @@ class Gated(SequenceLayer[State]):
 
     def __init__(self, d_model: int, layer: SequenceLayer[State], d_inner: int) -> None:
         super().__init__()
-        self.in_proj = nn.Linear(d_model, 2 * d_inner)
+        self.in_proj, self.gate_proj = nn.Linear(d_model, d_inner), nn.Linear(d_model, d_inner)
         self.layer = layer
         self.out_proj = nn.Linear(d_inner, d_model)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        u, z = self.in_proj(x).chunk(2, dim=-1)
-        y, state = self.layer(u, state)
-        return self.out_proj(y * F.silu(z)), state
+        y, state = self.layer(self.in_proj(x), state)
+        return self.out_proj(y * F.silu(self.gate_proj(x))), state
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
-        u, z = self.in_proj(x_t).chunk(2, dim=-1)
-        y, state = self.layer.step(u.contiguous(), state)
-        return self.out_proj(y * F.silu(z)), state
+        y, state = self.layer.step(self.in_proj(x_t), state)
+        return self.out_proj(y * F.silu(self.gate_proj(x_t))), state
 
     def scale_time_steps(self, rate: float) -> None:
         self.layer.scale_time_steps(rate)

@@ -73,7 +73,8 @@ class LSSL(TimeInvariantLayer[LSSLState]):
         A, dt = K - K.mT - W @ W.mT, torch.exp(dt)[:, None, None]
         identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
         both = torch.cat([identity + dt / 2 * A, dt * B.expand(len(dt), -1, -1)], dim=-1)
-        both = torch.linalg.solve(identity - dt / 2 * A, both)
+        # The symmetric part of the left side is I and more: no error is possible, and none is waited for.
+        both, _ = torch.linalg.solve_ex(identity - dt / 2 * A, both)
         return both[..., :-1], both[..., -1]
 
     def initial_state(

@@ -51,7 +51,7 @@ class S5(TimeInvariantLayer[S5State]):
     def ssm(self, u: Tensor, state: S5State) -> tuple[Tensor, S5State]:
         exponent, gain = self._discretise()
         x = scan(gain.to(state.x.dtype) * self._mixed_in(u), exponent, state.x)
-        return self._mixed_out(x), S5State(x[:, -1])
+        return self._mixed_out(x), S5State(x[:, -1].clone())  # a view would keep all of x
 
     def ssm_step(self, u: Tensor, state: S5State) -> tuple[Tensor, S5State]:
         exponent, gain = self._discretise()

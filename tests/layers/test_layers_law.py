@@ -252,6 +252,37 @@ def test_layers_compile_whole(name):
     assert_close(torch.autograd.grad(compiled[0].square().sum(), weights), expected)
 
 
+@every_layer
+def test_a_state_keeps_no_more_than_itself(name):
+    """No view of the chunk's tensors: a stream's memory would grow with its chunks."""
+    layer, x = layer_and_input(name, 1, 400, 4, torch.float32)
+    with torch.no_grad():
+        _, short = layer(x[:, :200])
+        _, long = layer(x)
+    if name != "transformer":  # its state is its past
+        for a, b in zip(short, long, strict=True):
+            assert a.untyped_storage().nbytes() == b.untyped_storage().nbytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["mamba", "s4", "s4d", "lssl", "dss", "s5", "ema", "h3", "gated_s5"])
+def test_a_training_step_can_be_recorded(name):
+    """Nothing in it waits for the host: `ssm_seq.training.gradients` replays small steps as CUDA graphs."""
+    layer, x = layer_and_input(name, 2, 70, 9, torch.float32)
+    layer, x = layer.cuda(), x.cuda()
+    weights = list(layer.parameters())
+
+    def gradients():
+        return torch.autograd.grad(layer(x)[0].square().sum(), weights)
+
+    expected = gradients()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        recorded = gradients()
+    graph.replay()
+    assert_close(recorded, expected)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_layer
