@@ -60,6 +60,12 @@ def jobs(device: torch.device) -> Iterator[Job]:
         ]
         yield Job(planned, partial(_measure_on_cpu, planned))
         return
+    for length, precision in PASSES:
+        planned = _passes(length, precision, is_h100(device))
+        yield Job([planned], partial(_measure_pass, planned, length, precision, device))
+    target = 30 if is_h100(device) else None
+    planned = Measured(f"FASTA to bigWig, {CHROMOSOME} positions", unit="s", target=target)
+    yield Job([planned], partial(_measure_chromosome, planned))
     for precision, target in AGREEMENT.items():
         planned = [
             Measured(f"{what}, {precision}: largest difference", unit="nats", target=target)
@@ -70,12 +76,6 @@ def jobs(device: torch.device) -> Iterator[Job]:
         ]
         again = Measured(f"chunks of {CHUNKS[-1]} twice, {precision}: values that", unit="differ", target=0)
         yield Job([*planned, again], partial(_measure_agreement, [*planned, again], precision, device))
-    target = 30 if is_h100(device) else None
-    planned = Measured(f"FASTA to bigWig, {CHROMOSOME} positions", unit="s", target=target)
-    yield Job([planned], partial(_measure_chromosome, planned))
-    for length, precision in PASSES:
-        planned = _passes(length, precision, is_h100(device))
-        yield Job([planned], partial(_measure_pass, planned, length, precision, device))
 
 
 def new_model(device: torch.device) -> LanguageModel:
