@@ -87,7 +87,7 @@ def _records(name: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "high": result["high"] if one else max(of_seeds),
                 "point": name,
                 "length": result["length"],
-                "sequences": result["n"],
+                "sequences": [run["results"][number]["n"] for run in runs],
                 "seeds": len(runs),
                 "of_seeds": of_seeds,
                 "parameters": runs[0]["parameters"],
