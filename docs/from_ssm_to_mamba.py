@@ -278,8 +278,8 @@ dplr_error = below(
 # up, but none of them is kept: in memory it is N + L. "From C" takes four times as many points as "from
 # Ctilde" and no power of Abar; where the length is fixed, Ctilde itself can be learned. Doubling is made of
 # large matrix products, which machines are good at, so it keeps up while N is small; within blocks of 64
-# positions the S4 layer does it too, since it needs the states between them anyway. The same on a GPU, for
-# longer kernels and more channels, is in [results/s4_kernel.svg](results/s4_kernel.svg).
+# positions the S4 layer does it too, since it needs the states between them anyway. Longer kernels and more
+# channels are in [results/s4_kernel.svg](results/s4_kernel.svg).
 
 # %% figure
 by_L = {L: figures.kernel_seconds(64, L) for L in (256, 1024, 4096, 16_384)}
