@@ -182,7 +182,7 @@ def _generating_function(
         )
     rank, step = P.shape[-1], time_step(delta, Lambda.real.dtype, Lambda.device)
     half_step = step[..., None, None] / 2
-    heads = torch.broadcast_shapes(step.shape, *(part.shape[:-2] for part in (P, Q, B, C)))
+    heads = torch.broadcast_shapes(step.shape, Lambda.shape[:-1], *(part.shape[:-2] for part in (P, Q, B, C)))
     left = torch.cat([part.expand(*heads, *part.shape[-2:]) for part in (C, half_step * Q.mH)], dim=-2)
     right = torch.cat([part.expand(*heads, *part.shape[-2:]) for part in (B, P)], dim=-1)
     numerators = left[..., :, None, :] * right.mT[..., None, :, :]

@@ -228,6 +228,18 @@ def test_s4_learns_what_is_truncated():
     assert (Ctilde - C).abs().max() > 1e-6
 
 
+def test_s4_heads_may_differ_in_any_part():
+    """Here in their eigenvalues alone, or in their steps alone."""
+    A, B, C, _ = in_modes("legs", 4)
+    rates, deltas = torch.tensor([1.0, 3.0], dtype=torch.float64), torch.tensor([0.1, 0.2]).double()
+    by_modes = kernel_dplr(A._replace(Lambda=rates[:, None] * A.Lambda), B, C, 0.1, 7)
+    by_steps = kernel_dplr(A, B, C, deltas, 7)
+    for h in range(2):
+        one = kernel_dplr(A._replace(Lambda=rates[h] * A.Lambda), B, C, 0.1, 7)
+        torch.testing.assert_close(by_modes[h], one, **TIGHT)
+        torch.testing.assert_close(by_steps[h], kernel_dplr(A, B, C, deltas[h], 7), **TIGHT)
+
+
 def test_s4d_kernel_of_conjugate_halves():
     """Half of the modes, twice the real part: the kernel of the whole diagonal system."""
     system, half = nplr("fourier_diagonal", 16), conjugate_half(nplr("fourier_diagonal", 16))
