@@ -14,11 +14,18 @@ class Copying(Task):
     markers, one for each answer. The tokens stand first (copying: the delay never changes, which a fixed
     convolution can learn), or scattered at random (selective copying: the ids themselves say where they are).
     Ids: 0..symbols-1 the tokens, then the noise, then the marker.
+
+    Raises:
+        InputError: fewer than one token, or more symbols than ids of a byte leave.
     """
 
     alphabet = TOKENS
 
     def __init__(self, symbols: int, memorise: int, scattered: bool) -> None:
+        if not 1 <= symbols <= 254 or memorise < 1:
+            raise InputError(
+                f"task.symbols={symbols}, task.memorise={memorise}: expected 1 to 254 symbols, and a token"
+            )
         self.symbols, self.memorise, self.scattered = symbols, memorise, scattered
         self.noise, self.marker = symbols, symbols + 1
         self.vocab_size = symbols + 2

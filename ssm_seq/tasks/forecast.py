@@ -24,12 +24,17 @@ class Forecast(Task):
     time its first 70 % are for training, 10 % for validation, 20 % for the test; no sequence crosses a cut.
     Values are relative to the last known one, in units of what a random walk with the training part's steps
     goes in `horizon` steps. So a relative error of 1 is that of "nothing changes".
+
+    Raises:
+        InputError: a horizon below 1; with the first batch, what is wrong with the file.
     """
 
     alphabet = SIGNAL
     vocab_size = 1  # channels
 
     def __init__(self, file: Path | str, column: str, horizon: int) -> None:
+        if horizon < 1:
+            raise InputError(f"task.horizon={horizon}: expected 1 or more")
         self.file, self.column, self.horizon = Path(file), column, horizon
         self.outputs = horizon
 

@@ -12,11 +12,16 @@ class InductionHeads(Task):
 
     A sequence of `length` random tokens has the special one at a random position and again at its end; the
     answer is the token after the first of them. Ids: 0..symbols-1 the tokens, then the special one.
+
+    Raises:
+        InputError: no symbol, or more than ids of a byte leave.
     """
 
     alphabet = TOKENS
 
     def __init__(self, symbols: int) -> None:
+        if not 1 <= symbols <= 255:
+            raise InputError(f"task.symbols={symbols}: expected 1 to 255")
         self.symbols, self.special, self.vocab_size = symbols, symbols, symbols + 1
 
     def draw(self, split: str, count: int, length: int, generator: torch.Generator) -> Example:

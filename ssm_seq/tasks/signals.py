@@ -20,12 +20,20 @@ class Signals(Task):
     delay: u(t - lag), from position `lag` on.
     integration: the sum of u(0..t), times 2 pi band / sqrt(3), at every position.
     reconstruction: at the last position alone, u at `samples` places from the first to the last.
+
+    Raises:
+        InputError: a band, a lag or a number of samples that can't be.
     """
 
     alphabet = SIGNAL
     vocab_size = 1  # channels
 
     def __init__(self, asked: str, band: float, lag: int, samples: int) -> None:
+        if not 0 < band <= 0.5 or lag < 1 or samples < 1:
+            raise InputError(
+                f"task.band={band:g}, task.lag={lag}, task.samples={samples}: expected a band of at most 0.5 "
+                "cycles a position, and a lag and samples of 1 or more"
+            )
         self.asked, self.band, self.lag, self.samples = asked, band, lag, samples
         self.outputs = samples if asked == "reconstruction" else 1
 

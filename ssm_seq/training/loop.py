@@ -80,7 +80,6 @@ def _check_values(config: Config) -> None:
     rates = ("lr", "ssm_lr", "weight_decay", "warmup_steps", "min_lr_ratio", "valid_batches")
     expect_at_least(config, {f"optim.{name}": 1 for name in counts} | {f"optim.{name}": 0 for name in rates})
     expect_at_least(config, {"data.window": 2, "data.soft_mask_weight": 0, "optim.seed": 0})
-    expect_at_least(config, {"task.symbols": 1, "task.memorise": 1, "task.curriculum_steps": 0})
     optim = config.optim
     if not optim.clip > 0:
         raise InputError(f"optim.clip={optim.clip}: expected more than 0 (inf for no clipping)")

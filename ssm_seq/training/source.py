@@ -49,6 +49,8 @@ def check_task(config: Config, store: Store | None) -> None:
         raise InputError(f"task.name={name}: there is no such task; known: {known}")
     if name in FROM_STORES and store is None:
         raise InputError(f"task.name={name}: this task needs a byte store")
+    if config.task.curriculum and config.task.curriculum_steps < 1:
+        raise InputError("task.curriculum_steps=0: expected 1 or more with a task.curriculum")
     if name in TASKS and store is not None:
         raise InputError(f"task.name={name}: this task takes no store, and {store.path} was given")
 
@@ -100,8 +102,9 @@ class TaskSource(Source):
 
     def next(self) -> Batch:
         task, optim = self.config.task, self.config.optim
-        stage = self.drawn // max(1, task.curriculum_steps * optim.accumulate)
-        length = task.curriculum[stage] if stage < len(task.curriculum) else self.config.data.window
+        step, length = self.drawn // optim.accumulate, self.config.data.window
+        if step < task.curriculum_steps * len(task.curriculum):
+            length = task.curriculum[step // task.curriculum_steps]
         batch = self._draw("train", self.drawn, length)
         self.drawn += 1
         return batch

@@ -66,6 +66,32 @@ def test_the_test_sequences_come_in_batches(name):
     assert not torch.equal(batches[0].inputs, batches[1].inputs)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"name": "copying", "symbols": 255},
+        {"name": "copying", "memorise": 0},
+        {"name": "induction_heads", "symbols": 0},
+        {"name": "induction_heads", "symbols": 256},
+        {"name": "delay", "band": 0.6},
+        {"name": "delay", "lag": 0},
+        {"name": "reconstruction", "samples": 0},
+        {"name": "forecast", "horizon": 0},
+    ],
+    ids=str,
+)
+def test_values_that_cannot_be(values):
+    *_, (key, value) = values.items()
+    with pytest.raises(InputError, match=f"task.{key}={value}"):
+        task_of(Config(task=TaskConfig(**values)))
+
+
+def test_the_largest_alphabets_fit_into_bytes():
+    inputs, answers = draw(Copying(254, 3, True), 200, 9)
+    assert inputs.max() == 255 and answers.max() <= 253
+    assert draw(InductionHeads(255), 200, 9).inputs.max() == 255
+
+
 @pytest.mark.parametrize(("task", "length"), [(Copying(4, 5, True), 4), (InductionHeads(4), 2)])
 def test_too_short(task, length):
     with pytest.raises(InputError, match=f"length {length}: "):

@@ -111,6 +111,14 @@ def test_a_task_takes_no_store(dna, tmp_path):
         train(config(), dna, tmp_path / "out")
 
 
+def test_a_curriculum_needs_steps(tmp_path):
+    settings = config()
+    settings.task.curriculum_steps = 0
+    with pytest.raises(InputError, match=r"task\.curriculum_steps=0: expected 1 or more"):
+        train(settings, None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_perfect_model_is_right_everywhere(tmp_path):
     """The smallest task, learnt to the end: what follows one of two tokens, at once."""
     settings = config(steps=150, batch_size=16, lr=0.02, ssm_lr=0.01, valid_every=150)
