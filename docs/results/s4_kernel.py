@@ -81,11 +81,11 @@ def _commonest(sizes: list[int]) -> int:
     return max(sizes, key=sizes.count)
 
 
-def main() -> None:
+def results() -> dict[str, list[dict[str, Any]]]:
+    """The records of each device that was measured."""
     found = {device: HERE / name for device, name in FILES.items() if (HERE / name).exists()}
-    results = {device: json.loads(path.read_text())["records"] for device, path in found.items()}
-    (HERE / "s4_kernel.svg").write_text(to_svg(cost, results))
+    return {device: json.loads(path.read_text())["records"] for device, path in found.items()}
 
 
 if __name__ == "__main__":
-    main()
+    (HERE / "s4_kernel.svg").write_text(to_svg(cost, results()))

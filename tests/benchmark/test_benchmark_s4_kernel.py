@@ -1,5 +1,8 @@
 """The ways to S4's kernel: the same kernel, and what is measured of each."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,7 +10,9 @@ from ssm_seq.benchmark import floors, s4_kernel
 from ssm_seq.benchmark.s4_kernel import KernelCase, measure, plan, ready
 from ssm_seq.commands.cli import main
 from ssm_seq.reporting.results_table import read_result
+from ssm_seq.reporting.style import to_svg
 
+RESULTS = Path(__file__).parents[2] / "docs/results"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
@@ -66,3 +71,18 @@ def test_result_file(monkeypatch, tmp_path):
     assert main(["bench", "--device", "cpu", "--only", "s4_kernel", "--out", str(out)]) == 0
     result = read_result(out)
     assert len(result["records"]) == 12 and result["what"].startswith("Kernels of S4, HiPPO-LegS, float32")
+
+
+def test_the_figure_shows_every_way_of_every_device():
+    script = runpy.run_path(str(RESULTS / "s4_kernel.py"))
+    records = read_result(RESULTS / "s4_kernel_cpu.json")["records"]
+    drawing = script["cost"]({"one": records, "another": records})
+    for axes in drawing.axes:
+        assert {line.get_label() for line in axes.get_lines()} >= set(script["LABELS"].values())
+    assert [axes.get_title() for axes in drawing.axes] == ["one, 16 channels", "", "another, 16 channels", ""]
+
+
+def test_the_figure_is_that_of_the_results():
+    script = runpy.run_path(str(RESULTS / "s4_kernel.py"))
+    drawn = to_svg(script["cost"], script["results"]())
+    assert drawn == (RESULTS / "s4_kernel.svg").read_text(), "python docs/results/s4_kernel.py"
