@@ -160,6 +160,18 @@ def task_points(wildcards):
     return expand(files, task=wildcards.task, point=described["points"], seed=described["seeds"])
 
 
+def calls_files(wildcards):
+    """The calls and their reference; for one that comes from a source, the source."""
+    entry = config["variants"][wildcards.calls]
+    return [source_of(entry[name]) or entry[name] for name in ("calls", "reference")]
+
+
+def calls_model(wildcards):
+    """Weights and description of the model that scores them."""
+    folder = f"{RESULTS}/{config['variants'][wildcards.calls]['experiment']}/model"
+    return [f"{folder}/config.json", f"{folder}/model.safetensors"]
+
+
 @plainly
 def hold_results_folder():
     """The lock goes with the process however it ends, so a killed run needs no unlocking (profiles set nolock)."""
