@@ -39,9 +39,9 @@ def _inverse(x, y, a, b):
 @triton.jit(do_not_specialize=["points"])
 def _forward_kernel(v, w, z, k, rows, pairs, points, ROWS_: tl.constexpr, POINTS_: tl.constexpr):
     """v (heads, rows, pairs), w (heads, pairs), z (points), k (heads, rows, points), complex."""
-    h = tl.program_id(2).to(tl.int64)
+    h = tl.program_id(0).to(tl.int64)
     r = tl.program_id(1) * ROWS_ + tl.arange(0, ROWS_)[:, None]
-    j = tl.program_id(0) * POINTS_ + tl.arange(0, POINTS_)[None, :]
+    j = tl.program_id(2) * POINTS_ + tl.arange(0, POINTS_)[None, :]
     row = h * rows + r
     x, y = _complex(z, tl.minimum(j, points - 1), True)
     slope_real = tl.zeros([ROWS_, POINTS_], x.dtype)
@@ -73,8 +73,8 @@ def _backward_kernel(
     """Sums over `span` points. drows (spans, 2, heads, rows, pairs): S0, S1; dpairs (spans, row blocks, 2,
     heads, pairs): T0, T1 of ROWS_ rows."""
     blocks = tl.cdiv(rows, ROWS_)
-    h = (tl.program_id(2) // blocks).to(tl.int64)
-    r = tl.program_id(2) % blocks * ROWS_ + tl.arange(0, ROWS_)[:, None, None]
+    h = (tl.program_id(0) // blocks).to(tl.int64)
+    r = tl.program_id(0) % blocks * ROWS_ + tl.arange(0, ROWS_)[:, None, None]
     n = tl.program_id(1) * PAIRS_ + tl.arange(0, PAIRS_)[None, :, None]
     known, row = n < pairs, h * rows + r
     a, b = _complex(w, h * pairs + tl.minimum(n, pairs - 1), True)
@@ -84,7 +84,7 @@ def _backward_kernel(
     s1 = tl.zeros([ROWS_, PAIRS_, POINTS_], a.dtype)
     t0 = tl.zeros([PAIRS_, POINTS_], a.dtype)
     t1 = tl.zeros([PAIRS_, POINTS_], a.dtype)
-    part = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(2).to(tl.int64)
     for j0 in range(0, span, POINTS_):
         j = part * span + j0 + tl.arange(0, POINTS_)[None, None, :]
         x, y = _complex(z, tl.minimum(j, points - 1), True)
@@ -105,7 +105,7 @@ def _backward_kernel(
     tl.store(drows + place, tl.sum(s0, axis=2)[:, :, None], mask=stored)
     tl.store(drows + place + rows * size, tl.sum(s1, axis=2)[:, :, None], mask=stored)
     n = tl.program_id(1) * PAIRS_ + tl.arange(0, PAIRS_)
-    place = (part * blocks + tl.program_id(2) % blocks) * 2 * size + h * pairs + n
+    place = (part * blocks + tl.program_id(0) % blocks) * 2 * size + h * pairs + n
     tl.store(dpairs + place, tl.sum(t0, axis=1), mask=n < pairs)
     tl.store(dpairs + place + size, tl.sum(t1, axis=1), mask=n < pairs)
 
@@ -115,7 +115,7 @@ def forward(v: Tensor, w: Tensor, z: Tensor) -> Tensor:
     heads, rows, pairs = v.shape
     k = torch.empty(heads, rows, len(z), dtype=v.dtype, device=v.device)
     row_block = min(next_power_of_2(rows), MAX_ROWS)
-    grid = (ceil_div(len(z), POINTS), ceil_div(rows, row_block), heads)
+    grid = (heads, ceil_div(rows, row_block), ceil_div(len(z), POINTS))
     arguments = (*map(torch.view_as_real, (v, w, z, k)), rows, pairs, len(z))
     launch(_forward_kernel, grid, arguments, ROWS_=row_block, POINTS_=POINTS, num_warps=4)
     return k
@@ -126,7 +126,7 @@ def backward(dk: Tensor, v: Tensor, w: Tensor, z: Tensor) -> tuple[Tensor, Tenso
     heads, rows, pairs = v.shape
     row_block, (pair_block, point_block) = min(next_power_of_2(rows), MAX_ROWS), TILE
     blocks = ceil_div(rows, row_block)
-    grid = (ceil_div(pairs, pair_block), heads * blocks)
+    grid = (heads * blocks, ceil_div(pairs, pair_block))
     span = ceil_div(len(z), max(PROGRAMS * _processors(z) // (grid[0] * grid[1]), 1))
     span = ceil_div(span, point_block) * point_block
     parts = ceil_div(len(z), span)
@@ -136,7 +136,7 @@ def backward(dk: Tensor, v: Tensor, w: Tensor, z: Tensor) -> tuple[Tensor, Tenso
         *map(torch.view_as_real, (dk, v, w, z)), drows, dpairs, heads, rows, pairs, len(z), span,
     )  # fmt: skip
     layout = {"ROWS_": row_block, "PAIRS_": pair_block, "POINTS_": point_block, "num_warps": 4}
-    launch(_backward_kernel, (parts, *grid), arguments, **layout)
+    launch(_backward_kernel, (*grid, parts), arguments, **layout)
     return *drows.sum(0), *dpairs.sum(0)
 
 

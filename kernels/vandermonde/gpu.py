@@ -51,8 +51,8 @@ def _complex(parts, place, mask):
 @triton.jit(do_not_specialize=["length"])
 def _forward_kernel(v, a, k, rows, pairs, length, PAIRS_: tl.constexpr, WIDTH_: tl.constexpr):
     """v (heads, rows, pairs), a (heads, pairs), complex; k (heads, rows, length)."""
-    row = tl.program_id(1).to(tl.int64)
-    first = tl.program_id(0).to(tl.int64) * WIDTH_ * WIDTH_
+    row = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1).to(tl.int64) * WIDTH_ * WIDTH_
     i, j = tl.arange(0, WIDTH_), tl.arange(0, WIDTH_)
     total = tl.zeros([WIDTH_, WIDTH_], tl.float32)
     for n0 in range(0, pairs, PAIRS_):
@@ -75,7 +75,7 @@ def _backward_kernel(
     PAIRS_: tl.constexpr, WIDTH_: tl.constexpr,
 ):  # fmt: skip
     """sums (spans, 2, heads * rows, pairs, 2): of dk exp(l a) and of l dk exp(l a), `span` positions each."""
-    part, row = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     n = tl.program_id(2) * PAIRS_ + tl.arange(0, PAIRS_)
     i, j = tl.arange(0, WIDTH_), tl.arange(0, WIDTH_)
     a_real, a_imaginary = _complex(a, row // rows * pairs + n, n < pairs)
@@ -113,7 +113,7 @@ def forward(v: Tensor, a: Tensor, L: int) -> Tensor:
     heads, rows, pairs = v.shape
     k = torch.empty(heads, rows, L, dtype=torch.float32, device=v.device)
     layout = _layout(pairs, FORWARD)
-    grid = (ceil_div(L, layout["WIDTH_"] ** 2), heads * rows)
+    grid = (heads * rows, ceil_div(L, layout["WIDTH_"] ** 2))
     arguments = (torch.view_as_real(v), torch.view_as_real(a), k, rows, pairs, L)
     launch(_forward_kernel, grid, arguments, **layout)
     return k
@@ -128,7 +128,7 @@ def backward(dk: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     span = ceil_div(ceil_div(L, max(wanted // programs, 1)), square) * square
     parts = ceil_div(L, span)
     sums = torch.empty(parts, 2, heads, rows, pairs, 2, dtype=torch.float32, device=dk.device)
-    grid = (parts, heads * rows, ceil_div(pairs, layout["PAIRS_"]))
+    grid = (heads * rows, parts, ceil_div(pairs, layout["PAIRS_"]))
     arguments = (dk, torch.view_as_real(a), sums, heads * rows, rows, pairs, L, span)
     launch(_backward_kernel, grid, arguments, **layout)
     return torch.view_as_complex(sums.sum(0)).unbind(0)

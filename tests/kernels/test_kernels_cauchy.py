@@ -12,7 +12,15 @@ from ssm_seq.kernels import cauchy
 from ssm_seq.kernels.cauchy import definition
 
 # heads, rows, pairs, points
-SHAPES = [(2, 3, 5, 77), (1, 1, 1, 1), (3, 4, 32, 1000), (1, 9, 33, 130), (2, 1, 2, 64), (1, 17, 3, 300)]
+SHAPES = [
+    (2, 3, 5, 77),
+    (1, 1, 1, 1),
+    (3, 4, 32, 1000),
+    (1, 9, 33, 130),
+    (2, 1, 2, 64),
+    (1, 17, 3, 300),
+    (70_000, 1, 1, 2),
+]
 EXACT = 1e-12
 
 
