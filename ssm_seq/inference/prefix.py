@@ -63,12 +63,19 @@ class Prefix:
             coded uniformly.
         spacing: positions between checkpoints (None: `default_spacing`). A small one makes edits cheap, a
             large one saves memory: length / spacing states are kept on the model's device.
+        replays: what is recorded on a GPU, to be shared with others of the model while that stays as it is.
 
     Raises:
         ValueError: no positions, or a spacing below 1.
     """
 
-    def __init__(self, model: LanguageModel, ids: Ids, spacing: int | None = None) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        ids: Ids,
+        spacing: int | None = None,
+        replays: dict[tuple[int, int], Replay] | None = None,
+    ) -> None:
         if ids.ndim != 1 or not len(ids):
             raise ValueError(f"ids: expected shape (length >= 1,), found {ids.shape}")
         if spacing is not None and spacing < 1:
@@ -76,7 +83,7 @@ class Prefix:
         self.length, self.spacing = len(ids), spacing or default_spacing(len(ids))
         self._model, self._device = model, next(model.parameters()).device
         self._ids = torch.tensor(ids, device=self._device)
-        self._replays: dict[int, Replay] = {}
+        self._replays = {} if replays is None else replays
         self._states, costs = [], []
         with inference(model):
             state = model.initial_state(1)
@@ -181,15 +188,17 @@ class Prefix:
         rows = len(ids)
         whole = 1 << (rows - 1).bit_length()
         chosen = torch.arange(whole, device=ids.device).clamp(max=rows - 1)  # the last one again
+        # What is recorded outlives this reference and must not hold it.
+        model, form = self._model, map_state(lambda _: torch.empty(0), state)
 
         def losses(ids: Tensor, targets: Tensor, *tensors: Tensor) -> list[Tensor]:
-            nats, after = self._model.losses(ids, targets, filled(state, tensors))
+            nats, after = model.losses(ids, targets, filled(form, tensors))
             return [nats, *tensors_of(after)]
 
         inputs = [tensor.index_select(0, chosen) for tensor in (ids, targets, *tensors_of(state))]
-        if whole not in self._replays:
-            self._replays[whole] = Replay(losses, *inputs)
-        nats, *after = (tensor[:rows] for tensor in self._replays[whole](*inputs))
+        if (whole, self.spacing) not in self._replays:
+            self._replays[whole, self.spacing] = Replay(losses, *inputs)
+        nats, *after = (tensor[:rows] for tensor in self._replays[whole, self.spacing](*inputs))
         return nats, filled(state, after)
 
     def _judge(self, run: "_Run", nats: NDArray[np.float64], tolerance: float) -> None:

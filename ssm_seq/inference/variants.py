@@ -10,6 +10,7 @@ from ssm_seq.data.alphabet import DNA
 from ssm_seq.data.variants import Allele, trimmed
 from ssm_seq.errors import InputError
 from ssm_seq.inference.prefix import Edit, EditScore, Prefix
+from ssm_seq.inference.replay import Replay
 from ssm_seq.inference.stream import Ids
 from ssm_seq.models import LanguageModel
 
@@ -74,11 +75,12 @@ def score_variants(
     # An allele goes to the window at the nearest middle: it changes half-way between two of them.
     between = (starts[1:] + starts[:-1] + min(window, len(letters))) // 2
     chosen = np.searchsorted(between, middles, side="right") if len(alleles) else middles
+    replays: dict[tuple[int, int], Replay] = {}
     for number in np.unique(chosen):
         start = int(starts[number])
         end = min(start + window, len(ids))
         own = [alleles[i] for i in np.flatnonzero(chosen == number)]
-        yield _score_window(model, ids[start:end], start, own, tolerance, spacing)
+        yield _score_window(model, ids[start:end], start, own, tolerance, spacing, replays)
 
 
 def _score_window(
@@ -88,6 +90,7 @@ def _score_window(
     alleles: Sequence[Allele],
     tolerance: float,
     spacing: int | None,
+    replays: dict[tuple[int, int], Replay],
 ) -> tuple[list[VariantScore], int]:
     forward, reverse, length = [], [], len(ids)
     for allele in alleles:
@@ -97,7 +100,7 @@ def _score_window(
         reverse.append(Edit(length - (end - start), length - (first - start), _other_strand(new)))
     strands, read = [], 2 * length
     for strand, edits in ((ids, forward), (_other_strand(ids), reverse)):
-        strands.append(Prefix(model, strand, spacing).score(edits, tolerance))
+        strands.append(Prefix(model, strand, spacing, replays).score(edits, tolerance))
         read += sum(score.computed for score in strands[-1])
     scores = [
         VariantScore(allele, start, start + length, *pair)
