@@ -220,8 +220,8 @@ class GenerateConfig:
     top_k, top_p, min_p: draw from the so many likeliest bytes (0: all), of these from the fewest that hold
         this share of the probability, of these from the ones at least this share as likely as the likeliest.
     stop: letters behind which an item ends, each entry for itself, such as [TAA,TAG,TGA].
-    precision: of the matrices on a GPU, `bfloat16` or `float32`, sums and states in float32; a CPU, and layers
-        without fused steps, always take float32.
+    precision: of the matrices on a GPU, `bfloat16` or `float32`, sums and states in float32; a CPU, and
+        layers without fused steps, always take float32.
     state: also write the state after each item's last byte, for `--state` to go on from.
     """
 
