@@ -35,10 +35,6 @@ from ssm_seq.kernels.selective_scan.gpu_parts import (
     walk,
 )
 
-# Rows are asked for this many rounds of steps before they are loaded. Many more, of all warps together, would
-# not fit into the second-level cache.
-AHEAD = gl.constexpr(3)
-
 
 @gluon.constexpr_function
 def negligible(rough):
@@ -106,6 +102,10 @@ def chunk_ends(
     stage = 0
     going = steps > 0
     while going:
+        fetch(sequence, row, stage + STAGE, steps, c0, ROW, BACK, STAGE, BLOCK)
+        fetch(delta, row, stage + STAGE, steps, c0, DELTA_ROW, BACK, STAGE, BLOCK)
+        if HAS_Z:
+            fetch(z, row, stage + STAGE, steps, c0, Z_ROW, BACK, STAGE, BLOCK)
         if not FIXED:
             M_s.store(M_next.to(gl.float32))
             M_next = matrix_rows(
@@ -113,10 +113,6 @@ def chunk_ends(
             )
         for at in range(0, STAGE, UNROLL):
             w = stage + at
-            fetch(sequence, row, w + AHEAD * UNROLL, steps, c0, ROW, BACK, UNROLL, BLOCK)
-            fetch(delta, row, w + AHEAD * UNROLL, steps, c0, DELTA_ROW, BACK, UNROLL, BLOCK)
-            if HAS_Z:
-                fetch(z, row, w + AHEAD * UNROLL, steps, c0, Z_ROW, BACK, UNROLL, BLOCK)
             values_next = rows_ahead(sequence, row, w + UNROLL, steps, c, in_c, 0.0, ROW, BACK, UNROLL)
             deltas_next = rows_ahead(
                 delta, row, w + UNROLL, steps, c, in_c, no_step(SOFTPLUS), DELTA_ROW, BACK, UNROLL
@@ -282,6 +278,10 @@ def outputs(
     if HAS_Z:
         zs = rows_ahead(z, row, 0, steps, c, in_c, 0.0, Z_ROW, FLIP, UNROLL)
     for stage in range(0, steps, STAGE):
+        fetch(u, row, stage + STAGE, steps, c0, U_ROW, FLIP, STAGE, BLOCK)
+        fetch(delta, row, stage + STAGE, steps, c0, DELTA_ROW, FLIP, STAGE, BLOCK)
+        if HAS_Z:
+            fetch(z, row, stage + STAGE, steps, c0, Z_ROW, FLIP, STAGE, BLOCK)
         if not B_FIXED:
             B_s.store(B_next.to(gl.float32))
             B_next = matrix_rows(B, row, stage + STAGE, steps, M_row, D_STATE, FLIP, STAGE, D_TILE, MATRIX)
@@ -290,10 +290,6 @@ def outputs(
             C_next = matrix_rows(C, row, stage + STAGE, steps, M_row, D_STATE, FLIP, STAGE, D_TILE, MATRIX)
         for at in range(0, STAGE, UNROLL):
             t = stage + at
-            fetch(u, row, t + AHEAD * UNROLL, steps, c0, U_ROW, FLIP, UNROLL, BLOCK)
-            fetch(delta, row, t + AHEAD * UNROLL, steps, c0, DELTA_ROW, FLIP, UNROLL, BLOCK)
-            if HAS_Z:
-                fetch(z, row, t + AHEAD * UNROLL, steps, c0, Z_ROW, FLIP, UNROLL, BLOCK)
             if KEEP > 0:
                 if (t % KEEP == 0) & (t < steps):
                     interval = b * ((length + KEEP - 1) // KEEP) + (first + t) // KEEP
