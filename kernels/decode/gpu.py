@@ -23,7 +23,6 @@ LARGEST_VOCAB = 1024  # one program has the whole distribution in registers
 ROWS = 16  # of a tile
 MOST_PROGRAMS = 128  # that share a tile
 WARPS = 8
-_COUNTER = 32  # numbers between two tiles' counters
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,11 @@ class GpuDecoder:
         (rows, steps), device, plan = draws.shape, logits.device, self._plan
         ids = torch.empty((rows, steps), dtype=torch.int64, device=device)
         truncation = torch.tensor([rule.temperature, rule.top_p, rule.min_p], dtype=torch.float64)
-        counters = torch.zeros((ceil_div(rows, ROWS), _COUNTER), dtype=torch.int32, device=device)
-        buffers = [torch.empty((rows, *shape), dtype=dtype, device=device) for shape, dtype in plan.buffers]
+        # Words of epoch 0: the logits' are due, all others are still to be written.
+        words = logits.contiguous().view(torch.int32).long() << 32
+        buffers = [torch.zeros((rows, *shape), dtype=dtype, device=device) for shape, dtype in plan.buffers]
         tensors = (
-            counters, *plan.tensors, *state, logits, draws.contiguous(), ids, truncation.to(device), *buffers,
+            *plan.tensors, *state, words, draws.contiguous(), ids, truncation.to(device), *buffers,
             self._outline.eps, rows, steps,
         )  # fmt: skip
         top_k = min(rule.top_k or logits.shape[1], logits.shape[1])
@@ -71,6 +71,7 @@ class GpuDecoder:
         else:  # programs that are not all on the chip cannot wait for each other
             for stage in range(stages):
                 launch(plan.kernel, (plan.programs, tiles), (*tensors, stage, stage + 1, top_k), **constants)
+        logits.copy_((words >> 32).int().view(torch.float32))
         return ids
 
     def _resident(self, tensors: tuple, constants: dict[str, Any], device: torch.device) -> int:
@@ -106,17 +107,17 @@ def _of_mamba(stack: MambaStack, dtype: torch.dtype, programs: int | None) -> _P
         stack.x_proj.to(dtype), stack.dt_proj.to(dtype), stack.dt_bias, stack.A * 1.4426950408889634, stack.D,
         stack.out_proj.to(dtype),
     ]  # fmt: skip
-    d_model = stack.norm.shape[1]
+    d_model, word = stack.norm.shape[1], _word(dtype)
     buffers = [
-        ((d_model,), torch.float32),
-        ((d_inner,), dtype),
-        ((outputs,), torch.float32),
-        ((d_inner,), dtype),
+        ((d_model,), torch.int64),
+        ((d_inner,), word),
+        ((outputs,), torch.int64),
+        ((d_inner,), word),
         ((d_inner,), torch.float32),
         ((d_inner,), torch.float32),
     ]
     constants = _common(stack, dtype, programs) | {
-        "INNER_TILE": _inner_tile(d_inner, 2048, dtype),
+        "INNER_TILE": _inner_tile(d_inner),
         "D_INNER": d_inner,
         "WIDTH": width,
         "D_STATE": d_state,
@@ -136,7 +137,7 @@ def _of_s4d(stack: S4DStack, dtype: torch.dtype, programs: int | None) -> _Plan:
         stack.embedding, _with_norm(stack.head, stack.final_norm).to(dtype), stack.norm, stack.A, stack.B,
         stack.C, stack.D, stack.out_proj.to(dtype), stack.out_bias,
     ]  # fmt: skip
-    buffers = [((d_model,), torch.float32), ((d_model,), dtype)]
+    buffers = [((d_model,), torch.int64), ((d_model,), _word(dtype))]
     constants = _common(stack, dtype, programs) | {
         "PAIRS": pairs,
         "N_TILE": next_power_of_2(pairs),
@@ -156,7 +157,7 @@ def _common(stack: Stack, dtype: torch.dtype, programs: int) -> dict[str, Any]:
         "ROWS": ROWS,
         "OUT_COLUMNS": _columns(d_model, programs),
         "HEAD_COLUMNS": _columns(vocab, programs),
-        "MODEL_TILE": _inner_tile(d_model, 1024, dtype),
+        "MODEL_TILE": _inner_tile(d_model),
         "PARTS": WARPS,
         "PRECISION": "tf32x3" if dtype == torch.float32 else "ieee",
         "num_warps": WARPS,
@@ -168,18 +169,19 @@ def _columns(total: int, programs: int) -> int:
     return max(next_power_of_2(ceil_div(total, programs)), 8)
 
 
-def _inner_tile(width: int, most: int, dtype: torch.dtype) -> int:
-    """Of a product's inner dimension, at once; each warp's part is at least 16, the tensor cores' own.
-
-    most: what fits into registers in bfloat16.
-    """
-    most = most if dtype == torch.bfloat16 else most // 4
-    return min(max(next_power_of_2(width), 16 * WARPS), most)
+def _inner_tile(width: int) -> int:
+    """Of a product's inner dimension, at once; each warp's part is at least 16, the tensor cores' own."""
+    return min(max(next_power_of_2(width), 16 * WARPS), 512)
 
 
 def _with_norm(matrix: Tensor, weight: Tensor) -> Tensor:
     """matrix (..., outputs, d_model) with the norm's weight (..., d_model) in it."""
     return matrix * weight[..., None, :]
+
+
+def _word(dtype: torch.dtype) -> torch.dtype:
+    """What holds a number together with the epoch of its place."""
+    return torch.int32 if dtype == torch.bfloat16 else torch.int64
 
 
 def _plain(tensors: list[Tensor]) -> list[Tensor]:

@@ -1,10 +1,12 @@
-"""What the decoding kernels for GPUs share: how programs hand over, products, sampling and the head.
+"""What the decoding kernels for GPUs share: words, products of what others wrote, sampling and the head.
 
-A kernel walks through stages; the programs that share a tile of rows wait for each other between two of them,
-and tiles never wait for other tiles. All that a stage does not need from the others, above all its weights,
-is asked for before it waits. What one program writes and another reads goes past the first-level cache, which
-belongs to one multiprocessor (".cg"), so nothing has to be thrown out of that cache at a hand-over. A program
-without work in a stage waits all the same: it must not be counted in before its time.
+Programs that share a tile of rows never meet at a barrier. What one writes for others goes out as words, a
+number together with the epoch of its place (how often that was written), in one piece; who needs it reads
+until the epoch is the one that is due. A fence and two trips through a counter are saved at every hand-over.
+(NCCL sends small messages between GPUs in this way.)
+
+No word is overwritten too early: every stage needs something of all programs of the stage before it, or of a
+program that did, so whoever writes a place again knows that its readers are further on.
 """
 
 import triton
@@ -12,50 +14,86 @@ import triton.language as tl
 
 
 @triton.jit
-def arrive(counter):
-    """What the program has written is there for the others from now on."""
-    tl.debug_barrier()  # of all its threads
-    tl.atomic_add(counter, 1, sem="release", scope="gpu")
+def send(place, values, mask, epoch):
+    """Write numbers as words: a float32 above 32 bits of epoch (int64), a bfloat16 above 16 (int32)."""
+    if place.dtype.element_ty == tl.int64:
+        bits = values.to(tl.float32).to(tl.int32, bitcast=True).to(tl.int64)
+        tl.store(place, (bits << 32) | epoch, mask=mask)
+    else:
+        bits = values.to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int32)
+        tl.store(place, (bits << 16) | (epoch & 0xFFFF), mask=mask)
 
 
 @triton.jit
-def wait(counter, target):
-    """Until `target` programs in all have arrived; what they had written by then is there to read."""
-    while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < target:
-        pass
-    tl.debug_barrier()
+def _look(place, mask):
+    return tl.load(place, mask=mask, other=0, volatile=True)
 
 
 @triton.jit
-def _tile_of(matrix, c, in_c, start, WIDTH: tl.constexpr, K_TILE: tl.constexpr, PARTS: tl.constexpr):
-    """Rows `c` of a matrix (rows, WIDTH) from column `start` on: (PARTS, K_TILE / PARTS, len(c))."""
-    K_PART: tl.constexpr = K_TILE // PARTS
-    k = start + tl.arange(0, PARTS)[:, None] * K_PART + tl.arange(0, K_PART)[None, :]
-    place = matrix + c.to(tl.int64)[None, None, :] * WIDTH + k[:, :, None]
-    return tl.load(place, mask=in_c[None, None, :] & (k < WIDTH)[:, :, None], other=0.0)
+def _missing(words, mask, epoch):
+    if words.dtype == tl.int64:
+        late = words.to(tl.int32) != epoch
+    else:
+        late = (words & 0xFFFF) != (epoch & 0xFFFF)
+    return mask & late
+
+
+@triton.jit
+def opened(words):
+    """The numbers in the words; 0 in a word that is 0."""
+    if words.dtype == tl.int64:
+        return (words >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    else:
+        return (words >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
+
+
+@triton.jit
+def receive(place, mask, epoch):
+    """The numbers of this epoch, as soon as they are there; 0 outside the mask."""
+    words = _look(place, mask)
+    missing = _missing(words, mask, epoch)
+    while tl.max(missing.to(tl.int32)) > 0:
+        words = tl.where(missing, _look(place, missing), words)
+        missing = _missing(words, mask, epoch)
+    return opened(words)
+
+
+@triton.jit
+def receive_three(place_a, mask_a, place_b, mask_b, place_c, mask_c, epoch):
+    """`receive` of three tiles at once: they come one after the other, but none waits for another's trip."""
+    a, b, c = _look(place_a, mask_a), _look(place_b, mask_b), _look(place_c, mask_c)
+    late_a, late_b = _missing(a, mask_a, epoch), _missing(b, mask_b, epoch)
+    late_c = _missing(c, mask_c, epoch)
+    while tl.max(late_a.to(tl.int32)) + tl.max(late_b.to(tl.int32)) + tl.max(late_c.to(tl.int32)) > 0:
+        a = tl.where(late_a, _look(place_a, late_a), a)
+        b = tl.where(late_b, _look(place_b, late_b), b)
+        c = tl.where(late_c, _look(place_c, late_c), c)
+        late_a, late_b = _missing(a, mask_a, epoch), _missing(b, mask_b, epoch)
+        late_c = _missing(c, mask_c, epoch)
+    return opened(a), opened(b), opened(c)
 
 
 @triton.jit
 def product(
-    counter, target, values, row, in_rows, matrix, c, in_c,
+    words, row, in_rows, epoch, matrix, c, in_c,
     WIDTH: tl.constexpr, K_TILE: tl.constexpr, PARTS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Wait; then rows of `values` (rows, WIDTH) times rows `c` of a matrix (rows, WIDTH), and the sums of the
-    rows' squares.
+    """Rows of words (rows, WIDTH) times rows `c` of a matrix (rows, WIDTH), and the sums of their squares.
 
     Each warp has a part of WIDTH: one chain of products over all of it would take longer than the rest.
     """
     K_PART: tl.constexpr = K_TILE // PARTS
-    weights = _tile_of(matrix, c, in_c, 0, WIDTH, K_TILE, PARTS)
-    wait(counter, target)
+    part = tl.arange(0, PARTS) * K_PART
+    inner = tl.arange(0, K_PART)
     sums = tl.zeros([PARTS, row.shape[0], c.shape[0]], tl.float32)
     squares = tl.zeros([PARTS, row.shape[0]], tl.float32)
-    for start in tl.static_range(0, WIDTH, K_TILE):
-        if start > 0:
-            weights = _tile_of(matrix, c, in_c, start, WIDTH, K_TILE, PARTS)
-        k = start + tl.arange(0, PARTS)[:, None, None] * K_PART + tl.arange(0, K_PART)[None, None, :]
-        place = values + row[None, :, None] * WIDTH + k
-        x = tl.load(place, mask=in_rows[None, :, None] & (k < WIDTH), other=0.0, cache_modifier=".cg")
+    for start in range(0, WIDTH, K_TILE):
+        k = start + part[:, None] + inner[None, :]
+        in_k = k < WIDTH
+        place = matrix + c.to(tl.int64)[None, None, :] * WIDTH + k[:, :, None]
+        weights = tl.load(place, mask=in_c[None, None, :] & in_k[:, :, None], other=0.0)
+        place = words + row[None, :, None] * WIDTH + k[:, None, :]
+        x = receive(place, in_rows[None, :, None] & in_k[:, None, :], epoch)
         squares += tl.sum(x.to(tl.float32) * x.to(tl.float32), 2)
         sums = tl.dot(x.to(weights.dtype), weights, sums, input_precision=PRECISION)
     return tl.sum(sums, 0), tl.sum(squares, 0)
@@ -63,13 +101,11 @@ def product(
 
 @triton.jit
 def normed_product(
-    counter, target, values, row, in_rows, eps, matrix, c, in_c,
+    words, row, in_rows, epoch, eps, matrix, c, in_c,
     WIDTH: tl.constexpr, K_TILE: tl.constexpr, PARTS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """`product` of rows that are divided by their root mean square; the norm's weight is in the matrix."""
-    out, squares = product(
-        counter, target, values, row, in_rows, matrix, c, in_c, WIDTH, K_TILE, PARTS, PRECISION
-    )
+    out, squares = product(words, row, in_rows, epoch, matrix, c, in_c, WIDTH, K_TILE, PARTS, PRECISION)
     return out * tl.rsqrt(squares / WIDTH + eps)[:, None]
 
 
@@ -88,7 +124,7 @@ def unpaired(values, COUNT: tl.constexpr):
 
 @triton.jit
 def head_stage(
-    counter, target, program, row, in_rows, residual, head, logits, eps,
+    program, row, in_rows, epoch, next_epoch, residual, head, logits, eps,
     D_MODEL: tl.constexpr, VOCAB: tl.constexpr, COLUMNS: tl.constexpr,
     K_TILE: tl.constexpr, PARTS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -97,16 +133,14 @@ def head_stage(
     in_c = c < VOCAB
     if program * COLUMNS < VOCAB:
         out = normed_product(
-            counter, target, residual, row, in_rows, eps, head, c, in_c, D_MODEL, K_TILE, PARTS, PRECISION
+            residual, row, in_rows, epoch, eps, head, c, in_c, D_MODEL, K_TILE, PARTS, PRECISION
         )
-        tl.store(logits + row[:, None] * VOCAB + c[None, :], out, mask=in_rows[:, None] & in_c[None, :])
-    else:
-        wait(counter, target)
+        send(logits + row[:, None] * VOCAB + c[None, :], out, in_rows[:, None] & in_c[None, :], next_epoch)
 
 
 @triton.jit
 def sample_stage(
-    row, t, steps, residual, embedding, logits, draws, ids, rule, top_k,
+    row, t, steps, epoch, residual, embedding, logits, draws, ids, rule, top_k,
     D_MODEL: tl.constexpr, VOCAB: tl.constexpr, V_TILE: tl.constexpr, D_TILE: tl.constexpr,
     GREEDY: tl.constexpr, TRUNCATES: tl.constexpr,
 ):  # fmt: skip
@@ -115,8 +149,8 @@ def sample_stage(
     rule: float64 (temperature, top_p, min_p).
     """
     v = tl.arange(0, V_TILE)
-    draw = tl.load(draws + row * steps + t)
-    own = tl.load(logits + row * VOCAB + v, mask=v < VOCAB, other=float("-inf"), cache_modifier=".cg")
+    own = receive(logits + row * VOCAB + v, v < VOCAB, t)
+    own = tl.where(v < VOCAB, own, float("-inf"))
     if GREEDY:
         chosen = tl.argmax(own, 0)
     else:
@@ -125,12 +159,13 @@ def sample_stage(
         if TRUNCATES:
             weights = tl.where(_kept(own, largest, rule, top_k, V_TILE), weights, 0.0)
         cumulative = tl.cumsum(weights)
-        chosen = tl.sum(((cumulative <= draw * tl.max(cumulative)) & (v < VOCAB)).to(tl.int32))
+        target = tl.load(draws + row * steps + t) * tl.max(cumulative)
+        chosen = tl.sum(((cumulative <= target) & (v < VOCAB)).to(tl.int32))
         chosen = tl.minimum(chosen, tl.max(tl.where(weights > 0, v, 0)))
     tl.store(ids + row * steps + t, chosen)
     c = tl.arange(0, D_TILE)
     vector = tl.load(embedding + chosen * D_MODEL + c, mask=c < D_MODEL)
-    tl.store(residual + row * D_MODEL + c, vector, mask=c < D_MODEL)
+    send(residual + row * D_MODEL + c, vector, c < D_MODEL, epoch)
 
 
 @triton.jit

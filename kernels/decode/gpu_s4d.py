@@ -8,13 +8,14 @@ import triton
 import triton.language as tl
 
 from ssm_seq.kernels.decode.gpu_parts import (
-    arrive,
     head_stage,
+    opened,
     paired,
     product,
+    receive,
     sample_stage,
+    send,
     unpaired,
-    wait,
 )
 from ssm_seq.kernels.gpu_math import sigmoid
 
@@ -27,7 +28,7 @@ def _pair(place, mask):
 
 @triton.jit
 def _mix_stage(
-    counter, target, program, layer, row, in_rows, rows, residual, norm, A, B, C, D, state, y_given, eps,
+    program, layer, row, in_rows, rows, epoch, next_epoch, residual, norm, A, B, C, D, state, y_words, eps,
     D_MODEL: tl.constexpr, PAIRS: tl.constexpr, N_TILE: tl.constexpr, CHANNELS: tl.constexpr,
     D_TILE: tl.constexpr,
 ):  # fmt: skip
@@ -45,28 +46,26 @@ def _mix_stage(
     a_re, a_im = _pair(A + system, in_system)
     b_re, b_im = _pair(B + system, in_system)
     c_re, c_im = _pair(C + system, in_system)
-    weight = tl.load(norm + layer * D_MODEL + c, mask=in_c, other=0.0)
-    skip = tl.load(D + layer * D_MODEL + c, mask=in_c, other=0.0)
-    every = tl.arange(0, D_TILE)[None, :]
-    in_every = in_rows[:, None] & (every < D_MODEL)
-    wait(counter, target)
-    x = tl.load(residual + row[:, None] * D_MODEL + every, mask=in_every, other=0.0, cache_modifier=".cg")
-    u = tl.load(residual + own, mask=inside, other=0.0, cache_modifier=".cg")
-    u *= tl.rsqrt(tl.sum(x * x, 1) / D_MODEL + eps)[:, None] * weight[None, :]
+    every = tl.arange(0, D_TILE)
+    whole = residual + row[:, None] * D_MODEL + every[None, :]
+    x = receive(whole, in_rows[:, None] & (every < D_MODEL)[None, :], epoch)
+    u = opened(tl.load(residual + own, mask=inside, other=0, volatile=True))
+    u *= tl.rsqrt(tl.sum(x * x, 1) / D_MODEL + eps)[:, None]
+    u *= tl.load(norm + layer * D_MODEL + c, mask=in_c, other=0.0)[None, :]
     input = u[:, :, None]
     after_re = a_re[None, :, :] * re - a_im[None, :, :] * im + b_re[None, :, :] * input
     after_im = a_re[None, :, :] * im + a_im[None, :, :] * re + b_im[None, :, :] * input
-    y = 2 * tl.sum(c_re[None, :, :] * after_re - c_im[None, :, :] * after_im, 2)
-    y += skip[None, :] * u
-    y = 0.5 * y * (1 + tl.erf(y * 0.7071067811865476))
-    tl.store(y_given + own, y, mask=inside)
     tl.store(place, after_re, mask=wide)
     tl.store(place + 1, after_im, mask=wide)
+    y = 2 * tl.sum(c_re[None, :, :] * after_re - c_im[None, :, :] * after_im, 2)
+    y += tl.load(D + layer * D_MODEL + c, mask=in_c, other=0.0)[None, :] * u
+    y = 0.5 * y * (1 + tl.erf(y * 0.7071067811865476))
+    send(y_words + own, y, inside, next_epoch)
 
 
 @triton.jit
 def _out_stage(
-    counter, target, program, layer, row, in_rows, residual, out_proj, out_bias, y_given,
+    program, layer, row, in_rows, epoch, next_epoch, residual, out_proj, out_bias, y_words,
     D_MODEL: tl.constexpr, COLUMNS: tl.constexpr, K_TILE: tl.constexpr, PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -75,7 +74,7 @@ def _out_stage(
     if program * COLUMNS < D_MODEL:
         inside = in_rows[:, None] & in_c[None, :]
         place = residual + row[:, None] * D_MODEL + c[None, :]
-        before = tl.load(place, mask=inside, other=0.0, cache_modifier=".cg")
+        before = opened(tl.load(place, mask=inside, other=0, volatile=True))
         bias = out_bias + layer * (2 * D_MODEL) + c
         value_bias = tl.load(bias, mask=in_c, other=0.0)
         gate_bias = tl.load(bias + D_MODEL, mask=in_c, other=0.0)
@@ -83,20 +82,17 @@ def _out_stage(
         in_both = program * COLUMNS + tl.arange(0, 2 * COLUMNS) // 2 < D_MODEL
         matrix = out_proj + layer * (2 * D_MODEL * D_MODEL)
         both, _ = product(
-            counter, target, y_given, row, in_rows, matrix, rows_of_both, in_both,
-            D_MODEL, K_TILE, PARTS, PRECISION,
-        )  # fmt: skip
+            y_words, row, in_rows, epoch, matrix, rows_of_both, in_both, D_MODEL, K_TILE, PARTS, PRECISION
+        )
         value, gate = unpaired(both, COLUMNS)
         gated = (value + value_bias[None, :]) * sigmoid(gate + gate_bias[None, :])
-        tl.store(place, before + gated, mask=inside)
-    else:
-        wait(counter, target)
+        send(place, before + gated, inside, next_epoch)
 
 
 @triton.jit(do_not_specialize=["rows", "steps", "first", "last", "top_k"])
 def s4d_kernel(
-    counters, embedding, head, norm, A, B, C, D, out_proj, out_bias, state,
-    logits, draws, ids, rule, residual, y_given, eps, rows, steps, first, last, top_k,
+    embedding, head, norm, A, B, C, D, out_proj, out_bias, state,
+    logits, draws, ids, rule, residual, y_words, eps, rows, steps, first, last, top_k,
     LAYERS: tl.constexpr, D_MODEL: tl.constexpr, PAIRS: tl.constexpr, N_TILE: tl.constexpr,
     VOCAB: tl.constexpr, V_TILE: tl.constexpr, D_TILE: tl.constexpr, ROWS: tl.constexpr,
     CHANNELS: tl.constexpr, OUT_COLUMNS: tl.constexpr, HEAD_COLUMNS: tl.constexpr,
@@ -109,34 +105,33 @@ def s4d_kernel(
     for stage in range(first, last):
         t = stage // STAGES
         within = stage % STAGES
-        layer = tl.full([], (within - 1) // 2, tl.int64)
-        target = (stage - first) * programs
+        place = (within - 1) // 2
+        layer = tl.full([], place, tl.int64)
+        of_residual = t * (LAYERS + 1) + 1  # its epoch after the sampling of this step
+        of_layer = t * LAYERS + place + 1
         for tile in range(tl.program_id(1), tl.cdiv(rows, ROWS), tl.num_programs(1)):
-            counter = counters + tile * 32  # each in a cache line of its own
             row = tile * ROWS + tl.arange(0, ROWS)
             in_rows = row < rows
             row = row.to(tl.int64)
             if within == 0:
-                wait(counter, target)
                 # Each program has one row in its turn.
                 for one in range(tile * ROWS + program, tl.minimum(tile * ROWS + ROWS, rows), programs):
                     sample_stage(
-                        tl.full([], one, tl.int64), t, steps, residual, embedding, logits, draws, ids, rule,
-                        top_k, D_MODEL, VOCAB, V_TILE, D_TILE, GREEDY, TRUNCATES,
+                        tl.full([], one, tl.int64), t, steps, of_residual, residual, embedding, logits,
+                        draws, ids, rule, top_k, D_MODEL, VOCAB, V_TILE, D_TILE, GREEDY, TRUNCATES,
                     )  # fmt: skip
             elif within == STAGES - 1:
                 head_stage(
-                    counter, target, program, row, in_rows, residual, head, logits, eps,
+                    program, row, in_rows, of_residual + LAYERS, t + 1, residual, head, logits, eps,
                     D_MODEL, VOCAB, HEAD_COLUMNS, MODEL_TILE, PARTS, PRECISION,
                 )  # fmt: skip
             elif (within - 1) % 2 == 0:
                 _mix_stage(
-                    counter, target, program, layer, row, in_rows, rows, residual, norm, A, B, C, D, state,
-                    y_given, eps, D_MODEL, PAIRS, N_TILE, CHANNELS, D_TILE,
+                    program, layer, row, in_rows, rows, of_residual + place, of_layer, residual, norm,
+                    A, B, C, D, state, y_words, eps, D_MODEL, PAIRS, N_TILE, CHANNELS, D_TILE,
                 )  # fmt: skip
             else:
                 _out_stage(
-                    counter, target, program, layer, row, in_rows, residual, out_proj, out_bias, y_given,
-                    D_MODEL, OUT_COLUMNS, MODEL_TILE, PARTS, PRECISION,
+                    program, layer, row, in_rows, of_layer, of_residual + place + 1, residual, out_proj,
+                    out_bias, y_words, D_MODEL, OUT_COLUMNS, MODEL_TILE, PARTS, PRECISION,
                 )  # fmt: skip
-            arrive(counter)
