@@ -1,7 +1,6 @@
 """S4D: a diagonal state space in each channel (Gu, Gupta, Goel & Ré 2022, "On the Parameterization and
 Initialization of Diagonal State Space Models")."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from ssm_seq.kernels import lti_scan
 from ssm_seq.layers.contract import SequenceLayer
+from ssm_seq.layers.time_invariant import log_time_steps
 from ssm_seq.ssm import s4d_lin
 
 
@@ -31,7 +31,7 @@ class S4D(SequenceLayer[S4DState]):
         if d_state % 2:
             raise ValueError(f"d_state={d_state}: states come in conjugate pairs, expected an even number")
         A, pairs = s4d_lin(d_state).to(torch.complex64), d_state // 2
-        self.log_dt = nn.Parameter(torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max)))
+        self.log_dt = log_time_steps(d_model, dt_min, dt_max)
         self.log_A_real = nn.Parameter(torch.log(-A.real).repeat(d_model, 1))
         self.A_imag = nn.Parameter(A.imag.repeat(d_model, 1))
         # Real pairs: optimisers and `.double()` treat them like every other parameter.

@@ -107,3 +107,9 @@ def test_compiled_for_every_length():
             results.append((y, after.x, *gradients))
         for found, expected in zip(*results, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dt_min", "dt_max"), [(0.0, 0.1), (-1.0, 0.1), (0.2, 0.1)])
+def test_time_steps_go_forward(dt_min, dt_max):
+    with pytest.raises(ValueError, match=f"dt_min={dt_min}, dt_max={dt_max}: time steps go forward"):
+        S4D(4, 4, dt_min, dt_max)
