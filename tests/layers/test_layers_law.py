@@ -284,7 +284,6 @@ def test_a_training_step_can_be_recorded(name):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_layer
 def test_gpu_agrees_with_cpu(name, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # of torch's own convolutions and cells

@@ -229,7 +229,6 @@ def test_a_config_without_a_model_is_refused(values, sentence):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_layer
 @every_model
 def test_gpu_agrees_with_cpu(kind, layer):

@@ -139,7 +139,6 @@ def test_values_out_of_range(name, value, message, dna, small, tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("task", ["classify", "language_model"])
 def test_on_a_gpu_in_bfloat16(task, dna, small, tmp_path):
     """An interrupted run goes on; weights stay float32; the record names the device."""

@@ -132,7 +132,6 @@ def test_a_perfect_model_is_right_everywhere(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("layer", ["mamba", "s4d", "transformer", "lstm", "cnn"])
 @pytest.mark.parametrize("name", ["induction_heads", "selective_copying", "delay"])
 def test_runs_on_a_gpu(name, layer, tmp_path):
