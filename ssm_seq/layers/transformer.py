@@ -5,7 +5,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
 
 from ssm_seq.layers.contract import SequenceLayer, check_chunk
 
@@ -49,6 +48,8 @@ class Transformer(SequenceLayer[TransformerState]):
         if state is not None:
             keys = torch.cat([state.keys.to(keys.dtype), keys], dim=1)
             values = torch.cat([state.values.to(values.dtype), values], dim=1)
+        from torch.nn.attention.bias import causal_lower_right  # takes seconds, which others need not wait
+
         mask = causal_lower_right(queries.shape[1], keys.shape[1])
         heads = (part.transpose(1, 2) for part in (queries, keys, values))
         attended = F.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2)

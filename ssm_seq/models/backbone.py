@@ -162,7 +162,7 @@ class Backbone(nn.Module):
         for i, block in enumerate(self.blocks):
             x, residual, after = block(x, residual, None if state is None else state[i])
             states.append(after)
-        return rms_norm(x, self.norm.weight, self.norm.eps, residual)[0], tuple(states)
+        return self._normed(x, residual), tuple(states)
 
     def step(self, ids: Tensor, state: tuple) -> tuple[Tensor, tuple]:
         """ids (batch,) -> (batch, d_model), state."""
@@ -170,7 +170,11 @@ class Backbone(nn.Module):
         for block, before in zip(self.blocks, state, strict=True):
             x_t, residual, after = block.step(x_t, residual, before)
             states.append(after)
-        return rms_norm(x_t, self.norm.weight, self.norm.eps, residual)[0], tuple(states)
+        return self._normed(x_t, residual), tuple(states)
+
+    def _normed(self, x: Tensor, residual: Tensor) -> Tensor:
+        # In the dtype of the sums: where those are float32 the head's input is not rounded once more.
+        return rms_norm(x.to(residual.dtype), self.norm.weight, self.norm.eps, residual)[0]
 
     def _embedded(self, ids: Tensor) -> Tensor:
         ids = ids if ids.is_floating_point() else ids.long()

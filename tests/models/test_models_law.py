@@ -138,9 +138,11 @@ def test_the_residual_follows_autocast(dtype, enabled, expected, layer):
         chunks, _ = model(ids[:, :1], state)
         stepped, _ = model.step(ids[:, 0], state)
         with torch.no_grad():
-            model(ids)
-    # Without a backward pass no sum is kept, and none is rounded.
+            hidden, _ = model.backbone(ids, None)
+            hidden_t, _ = model.backbone.step(ids[:, 0], state)
+    # Without a backward pass no sum is kept, and none is rounded, nor what the head makes of the last one.
     assert [part.dtype for part in sums] == 6 * [expected] + 3 * [dtype]
+    assert hidden.dtype == hidden_t.dtype == dtype
     error = (stepped - chunks[:, 0]).norm() / chunks.norm()
     assert error < (0.02 if expected == torch.bfloat16 else 1e-5)
 
