@@ -113,7 +113,7 @@ class ModelConfig:
         compare with, `transformer` (of `heads` heads), `lstm`, `gru`, `cnn` (dilated, `d_conv` wide).
     gated: a gate of width expand * d_model beside each layer. bidirectional: read both ways (classifiers).
     blocks: into how many blocks of states, each HiPPO-LegS, the states of `s5` start divided.
-    hippo: whether `lssl` starts from HiPPO-LegS or from random systems.
+    hippo: whether `s4` and `lssl` start from HiPPO-LegS or from random systems.
     """
 
     layer: str = "mamba"
@@ -137,6 +137,8 @@ class OptimConfig:
     """The training run. `steps` are optimiser steps of `batch_size * accumulate` windows each.
 
     ssm_lr: learning rate of the parameters that a layer declares as its state-space parameters.
+    eps: AdamW moves a parameter less where its gradients are not far above this. Time steps of 1e-9 have
+        gradients of that size.
     precision: of the layers on a GPU, `bfloat16` (autocast) or `float32`; a CPU always takes float32.
     """
 
@@ -144,6 +146,7 @@ class OptimConfig:
     ssm_lr: float = 1e-3
     weight_decay: float = 0.01
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
+    eps: float = 1e-8
     warmup_steps: int = 20
     steps: int = 200
     min_lr_ratio: float = 0.05

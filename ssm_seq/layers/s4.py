@@ -31,23 +31,36 @@ class S4(TimeInvariantLayer[S4State]):
     """x' = A x + B u and y = 2 Re <C, x> in each channel, from HiPPO-LegS, with the bilinear rule.
 
     A = Lambda - P P^* in each channel for itself. Re Lambda < 0 and Q = P keep A stable whatever is learned
-    (Goel et al. 2022, "It's Raw!", section 4). Lambda, P and B start as LegS has them, C at random.
+    (Goel et al. 2022, "It's Raw!", section 4). Lambda, P and B start as LegS has them, C at random. Without
+    `hippo_init` they are random, and the same in all channels likewise: normal P, B and Im Lambda, while
+    Re Lambda is -1/2 as that of LegS.
 
     The paper convolves with a kernel as long as the sequence (`ssm_seq.ssm.kernel_dplr`) and has no state to
     carry on. Here the sequence goes in blocks, as matrix products, with the states between them: no
     transform, and one set of weights serves every length, chunks and single steps.
     """
 
-    def __init__(self, d_model: int, d_state: int = 64, dt_min: float = 1e-3, dt_max: float = 1e-1) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 64,
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        hippo_init: bool = True,
+    ) -> None:
         super().__init__(d_model)
         if d_state % 2:
             raise ValueError(f"d_state={d_state}: states come in conjugate pairs, expected an even number")
-        legs = conjugate_half(nplr("legs", d_state))
+        if hippo_init:
+            (Lambda, P, _), B, _ = conjugate_half(nplr("legs", d_state))
+        else:
+            P, B = torch.randn(2, d_state // 2, 1, dtype=torch.complex128)
+            Lambda = torch.complex(torch.full((len(B),), -0.5), torch.randn(len(B)))
+        self.log_A_real, self.A_imag = modes(Lambda, d_model)
         self.log_dt = log_time_steps(d_model, dt_min, dt_max)
-        self.log_A_real, self.A_imag = modes(legs.A.Lambda, d_model)
         # Real pairs: optimisers and `.double()` treat them like every other parameter.
-        self.P = nn.Parameter(torch.view_as_real(legs.A.P[:, 0]).float().repeat(d_model, 1, 1))
-        self.B = nn.Parameter(torch.view_as_real(legs.B[:, 0]).float().repeat(d_model, 1, 1))
+        self.P = nn.Parameter(torch.view_as_real(P[:, 0]).float().repeat(d_model, 1, 1))
+        self.B = nn.Parameter(torch.view_as_real(B[:, 0]).float().repeat(d_model, 1, 1))
         self.C = complex_normal(d_model, d_state // 2)
 
     def ssm(self, u: Tensor, state: S4State) -> tuple[Tensor, S4State]:

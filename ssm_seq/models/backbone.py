@@ -50,8 +50,8 @@ def check(config: ModelConfig) -> None:
         )
     if config.layer != "s5" and config.blocks != 1:
         raise InputError(f"model.blocks={config.blocks}: only s5 starts from blocks, not {config.layer}")
-    if config.layer != "lssl" and not config.hippo:
-        raise InputError(f"model.hippo=False: only lssl starts from random systems, not {config.layer}")
+    if config.layer not in ("s4", "lssl") and not config.hippo:
+        raise InputError(f"model.hippo=False: only s4 and lssl start from random systems, not {config.layer}")
     if config.layer == "transformer" and config.d_model % (2 * config.heads):
         raise InputError(
             f"model.d_model={config.d_model}, model.heads={config.heads}: expected heads of one even size"
@@ -81,7 +81,7 @@ def sequence_layer(config: ModelConfig) -> SequenceLayer:
         case "h3":
             return H3(*sizes, config.d_conv, *time_steps)
         case "s4":
-            return S4(*sizes, *time_steps)
+            return S4(*sizes, *time_steps, hippo_init=config.hippo)
         case "s4d":
             return S4D(*sizes, *time_steps)
         case "s5":

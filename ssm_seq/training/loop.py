@@ -77,7 +77,7 @@ def train(config: Config, store: Store | None, out: Path, device: torch.device |
 
 def _check_values(config: Config) -> None:
     counts = ("steps", "batch_size", "accumulate", "log_every", "valid_every", "checkpoint_every")
-    rates = ("lr", "ssm_lr", "weight_decay", "warmup_steps", "min_lr_ratio", "valid_batches")
+    rates = ("lr", "ssm_lr", "eps", "weight_decay", "warmup_steps", "min_lr_ratio", "valid_batches")
     expect_at_least(config, {f"optim.{name}": 1 for name in counts} | {f"optim.{name}": 0 for name in rates})
     expect_at_least(config, {"data.window": 2, "data.soft_mask_weight": 0, "optim.seed": 0})
     optim = config.optim

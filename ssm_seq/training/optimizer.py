@@ -12,7 +12,8 @@ from ssm_seq.config import OptimConfig
 def new_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the model's parameters; on a GPU in one kernel instead of one for each of its operations."""
     on_gpu = next(model.parameters()).is_cuda
-    return torch.optim.AdamW(parameter_groups(model, optim), betas=tuple(optim.betas), fused=on_gpu)
+    groups, betas = parameter_groups(model, optim), tuple(optim.betas)
+    return torch.optim.AdamW(groups, betas=betas, eps=optim.eps, fused=on_gpu)
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:

@@ -126,3 +126,21 @@ def test_initial_values_are_legs():
 def test_an_odd_number_of_states_is_refused():
     with pytest.raises(ValueError, match="d_state=5"):
         S4(4, d_state=5)
+
+
+def test_a_random_system_is_stable_and_obeys_its_recurrence():
+    torch.manual_seed(0)
+    layer = S4(3, d_state=8, dt_min=0.01, dt_max=0.5, hippo_init=False).double()
+    legs = S4(3, d_state=8)
+    assert (layer.A_imag - legs.A_imag).abs().amin() > 1e-3  # none of HiPPO's frequencies
+    x = torch.randn(2, 70, 3, dtype=torch.float64)
+    y, last = layer(x)
+    state, steps = layer.initial_state(2), []
+    for x_t in x.unbind(1):
+        y_t, state = layer.step(x_t, state)
+        steps.append(y_t)
+    torch.testing.assert_close(y, torch.stack(steps, dim=1), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(last.x, state.x, rtol=1e-10, atol=1e-10)
+    for _ in range(12):  # 2^12 times the time of a chunk later
+        _, last = layer(torch.zeros(2, 4096, 3, dtype=torch.float64), last)
+    assert last.x.abs().max() < 1e-3 * state.x.abs().max()

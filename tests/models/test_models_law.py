@@ -218,7 +218,7 @@ def test_autocast_gives_float32_logits(kind, layer):
         ({"layer": "h3", "d_state": 3}, "model.d_state=3: h3's states come in pairs"),
         ({"layer": "s5", "d_state": 12, "blocks": 4}, "model.d_state=12, model.blocks=4: expected blocks"),
         ({"layer": "s4", "blocks": 2}, "model.blocks=2: only s5 starts from blocks, not s4"),
-        ({"layer": "s4", "hippo": False}, "model.hippo=False: only lssl starts from random systems, not s4"),
+        ({"layer": "s4d", "hippo": False}, "model.hippo=False: only s4 and lssl start from random systems"),
         ({"gated": True}, "model.gated=True: mamba has gates of its own"),
         ({"dt_min": 0.2}, "model.dt_min=0.2, model.dt_max=0.1: expected 0 < dt_min <= dt_max"),
         ({"dropout": 1.5}, "model.dropout=1.5: expected a probability below 1"),

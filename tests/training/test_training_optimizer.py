@@ -10,7 +10,7 @@ from ssm_seq.config import ModelConfig, OptimConfig
 from ssm_seq.models import Classifier, LanguageModel
 from ssm_seq.training.batches import losses
 from ssm_seq.training.loop import Run
-from ssm_seq.training.optimizer import parameter_groups, schedule
+from ssm_seq.training.optimizer import new_optimizer, parameter_groups, schedule
 
 
 @pytest.mark.parametrize("layer", ["mamba", "s4", "s4d", "s5", "dss", "lssl", "ema", "h3"])
@@ -38,6 +38,15 @@ def test_groups_hold_every_parameter_once(layer, task):
     assert id(model.backbone.embedding.weight) in plain
     assert id(model.backbone.norm.weight) in plain
     assert all(parameter.ndim >= 2 for parameter in by_name["decayed"]["params"])
+
+
+@pytest.mark.parametrize("eps, moved", [(1e-8, 0.1), (1e-20, 1.0)])
+def test_eps_decides_what_counts_as_a_gradient(eps, moved):
+    model = LanguageModel(ModelConfig(d_model=8, n_layers=1), 5, "dna")
+    bias = model.backbone.blocks[0].layer.dt_proj.bias
+    before, bias.grad = bias.detach().clone(), torch.full_like(bias, 1e-9)
+    new_optimizer(model, OptimConfig(ssm_lr=0.5, eps=eps)).step()
+    assert (before - bias).mean().item() == pytest.approx(0.5 * moved, rel=0.15)
 
 
 def test_tied_and_frozen_parameters():
