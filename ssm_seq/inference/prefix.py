@@ -7,7 +7,7 @@ state has come back to the reference's: from there on both cost the same.
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssm_seq.inference.replay import Replay, can_be_recorded
+from ssm_seq.inference.score_fetch import ahead
 from ssm_seq.inference.state import State, concatenate, filled, tensors_of
 from ssm_seq.inference.stream import Ids, inference
 from ssm_seq.layers import map_state
@@ -84,15 +85,19 @@ class Prefix:
         self._model, self._device = model, next(model.parameters()).device
         self._ids = torch.tensor(ids, device=self._device)
         self._replays = {} if replays is None else replays
-        self._states, costs = [], []
+        self._states = []
         with inference(model):
-            state = model.initial_state(1)
-            for start in range(0, self.length, self.spacing):
-                self._states.append(state)
-                end = min(start + self.spacing, self.length)
-                nats, state = self._read([self._ids[start:end]], [end], state)
-                costs.append(nats[0])
+            costs = [found["nats"][0] for _, found in ahead(self._reference())]
         self._costs = np.concatenate([[math.log(model.vocab_size)], *costs])
+
+    def _reference(self) -> Iterator[tuple[None, dict[str, Tensor]]]:
+        """Reads the reference and keeps the states before its blocks; gives the nats of each block."""
+        state = self._model.initial_state(1)
+        for start in range(0, self.length, self.spacing):
+            self._states.append(state)
+            end = min(start + self.spacing, self.length)
+            nats, state = self._read([self._ids[start:end]], [end], state)
+            yield None, {"nats": nats}
 
     @property
     def nats(self) -> float:
@@ -147,29 +152,34 @@ class Prefix:
         return _Run(self._states[checkpoint], 0, piece, first, stop)
 
     def _read_on(self, runs: list["_Run"], tolerance: float, batch: int) -> None:
-        """Read one block of every run, at most `batch` of one length side by side."""
+        """Read one block of every run. On a GPU the next batch is under way while one is judged."""
+        for (some, state), found in ahead(self._batches(runs, batch)):
+            for row, run in enumerate(some):
+                run.state, run.row = state, row
+            self._judge(some, found["nats"], tolerance)
+
+    def _batches(
+        self, runs: list["_Run"], batch: int
+    ) -> Iterator[tuple[tuple[list["_Run"], tuple], dict[str, Tensor]]]:
+        """At most `batch` runs of one length side by side, the states behind their blocks, and the nats."""
         for _, group in groupby(sorted(runs, key=self._shape), self._shape):
             alike = list(group)
             for first in range(0, len(alike), batch):
                 some = alike[first : first + batch]
                 pieces, stops = [run.piece for run in some], [run.stop for run in some]
                 nats, state = self._read(pieces, stops, _joined(some, self._device))
-                for row, run in enumerate(some):
-                    run.state, run.row = state, row
-                    self._judge(run, nats[row], tolerance)
+                yield (some, state), {"nats": nats}
 
     def _shape(self, run: "_Run") -> tuple[int, bool]:
         """Runs with the same one are read side by side."""
         return len(run.piece), run.stop == self.length
 
-    def _read(
-        self, pieces: list[Tensor], stops: list[int], state: tuple
-    ) -> tuple[NDArray[np.float64], tuple]:
+    def _read(self, pieces: list[Tensor], stops: list[int], state: tuple) -> tuple[Tensor, tuple]:
         """Read pieces of one length, the reference's position `stop` coming next; all end it or none does.
 
         Returns:
-            (pieces, n): nats of every id that follows one of the piece, n = length, or length - 1 at the
-            reference's end; and the states.
+            (pieces, n) float64: nats of every id that follows one of the piece, n = length, or length - 1 at
+            the reference's end; and the states.
         """
         ids = torch.stack(pieces).long()
         if stops[0] < self.length:
@@ -181,7 +191,7 @@ class Prefix:
             nats, state = self._replayed(ids, targets, state)
         else:
             nats, state = self._model.losses(ids, targets, state)
-        return (nats if stops[0] < self.length else nats[:, :-1]).double().cpu().numpy(), state
+        return (nats if stops[0] < self.length else nats[:, :-1]).double(), state
 
     def _replayed(self, ids: Tensor, targets: Tensor, state: tuple) -> tuple[Tensor, tuple]:
         """`losses` of whole blocks, of which there are many: recorded once for every power of two of rows."""
@@ -201,25 +211,29 @@ class Prefix:
         nats, *after = (tensor[:rows] for tensor in self._replays[whole, self.spacing](*inputs))
         return nats, filled(state, after)
 
-    def _judge(self, run: "_Run", nats: NDArray[np.float64], tolerance: float) -> None:
-        """Add a block's costs; then either the run is over, or it has its next block."""
-        expected = self._costs[run.first + 1 : run.stop + 1]
-        run.nats += float(expected.sum() - nats.sum())
-        run.computed += len(run.piece)
-        if run.stop == self.length:
-            run.bound = 0.0
-            return
-        # Equal states mean equal costs behind them: those are here already, the states may be on a GPU.
-        if run.behind_edit and np.array_equal(nats, expected) and self._back(run):
-            run.bound = 0.0
-        elif tolerance and run.behind_edit:
-            run.changes.append(_Change.of(expected - nats))
-            rest = _rest(run.changes)
-            if rest <= tolerance * max(abs(run.nats), FLOOR):
-                run.bound = rest
-        stop = min(run.stop + self.spacing, self.length)
-        run.first, run.stop, run.behind_edit = run.stop, stop, True
-        run.piece = self._ids[run.first : stop]
+    def _judge(self, runs: list["_Run"], nats: NDArray[np.float64], tolerance: float) -> None:
+        """Add a block's costs; then each run is over, or it has its next block."""
+        expected = [self._costs[run.first + 1 : run.stop + 1] for run in runs]
+        behind = [row for row, run in enumerate(runs) if run.behind_edit]
+        changes = dict(zip(behind, _changes([expected[row] for row in behind], nats[behind]), strict=True))
+        for row, (run, cost) in enumerate(zip(runs, nats.sum(1), strict=True)):
+            run.nats += float(expected[row].sum() - cost)
+            run.computed += len(run.piece)
+            if run.stop == self.length:
+                run.bound = 0.0
+                continue
+            if change := changes.get(row):
+                # Equal states give equal costs, which are here already; the states may be on a GPU.
+                if not change.size and self._back(run):
+                    run.bound = 0.0
+                elif tolerance:
+                    run.changes.append(change)
+                    rest = _rest(run.changes)
+                    if rest <= tolerance * max(abs(run.nats), FLOOR):
+                        run.bound = rest
+            stop = min(run.stop + self.spacing, self.length)
+            run.first, run.stop, run.behind_edit = run.stop, stop, True
+            run.piece = self._ids[run.first : stop]
 
     def _back(self, run: "_Run") -> bool:
         """Whether all states are those of the reference."""
@@ -234,11 +248,16 @@ class _Change:
     size: float
     square: float
 
-    @classmethod
-    def of(cls, changes: NDArray[np.float64]) -> "_Change":
-        edges = np.linspace(0, len(changes), _PARTS, endpoint=False, dtype=np.int64)
-        parts = np.add.reduceat(changes, np.unique(edges))
-        return cls(float(np.abs(changes).sum()), float(max(np.square(parts).sum(), parts.sum() ** 2)))
+
+def _changes(expected: list[NDArray[np.float64]], nats: NDArray[np.float64]) -> list[_Change]:
+    """Of blocks (rows, positions), by how much they cost less than expected."""
+    if not expected:
+        return []
+    changes = np.stack(expected) - nats
+    edges = np.unique(np.linspace(0, changes.shape[1], _PARTS, endpoint=False, dtype=np.int64))
+    parts = np.add.reduceat(changes, edges, axis=1)
+    squares = np.maximum(np.square(parts).sum(1), parts.sum(1) ** 2)
+    return [_Change(*pair) for pair in zip(np.abs(changes).sum(1).tolist(), squares.tolist(), strict=True)]
 
 
 @dataclass
