@@ -119,7 +119,7 @@ def test_readme_is_as_fresh_as_the_results() -> None:
     marked = re.findall(r"(<!-- table: (\S+)(?: targets)? -->.*?<!-- end -->)", text, re.DOTALL)
     assert {name for _, name in marked} == {
         f"docs/results/{name}.json"
-        for name in ("demo_cpu", "kernels_h100", "training_step_h100", "kernels_cpu")
+        for name in ("demo_cpu", "kernels_h100", "kernels_cpu")
     }
     for mark, name in marked:
         if (ROOT / name).exists():
