@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from ssm_seq.benchmark.measured import Measured, Peer
-from ssm_seq.benchmark.timing import summary
+from ssm_seq.benchmark.timing import summary, wait
 from ssm_seq.compat.checkpoints import save_checkpoint
 from ssm_seq.config import ModelConfig
 from ssm_seq.data.alphabet import TOKENS
@@ -61,20 +62,36 @@ def measure_against_transformers(
         yield from _contest(contest, ours, theirs)
 
 
-def in_transformers(model: LanguageModel) -> nn.Module | None:
-    """The same weights as a MambaForCausalLM; None where transformers is missing."""
+def library() -> ModuleType | None:
+    """transformers, made quiet; None where it is missing."""
     # It looks for a package named `kernels`, and in a checkout finds the folder of that name.
     sys.modules.setdefault("kernels", None)
     try:
-        from transformers import MambaForCausalLM
+        import transformers
         from transformers.utils import logging
     except ImportError:
         return None
     logging.set_verbosity_error()  # that its CUDA kernels are missing is no news on a CPU
     logging.disable_progress_bar()
+    return transformers
+
+
+def in_transformers(model: LanguageModel) -> nn.Module | None:
+    """The same weights as a MambaForCausalLM; None where transformers is missing."""
+    if (transformers := library()) is None:
+        return None
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(model, Path(folder) / "model", "transformers")
-        return MambaForCausalLM.from_pretrained(Path(folder) / "model", local_files_only=True)
+        return transformers.MambaForCausalLM.from_pretrained(Path(folder) / "model", local_files_only=True)
+
+
+def seconds_of_generate(theirs: nn.Module, ids: Tensor, length: int) -> float:
+    """Of its own `generate` of the likeliest ids, so many of them behind ids (batch, positions)."""
+    wait()
+    begun = time.perf_counter()
+    theirs.generate(ids, max_new_tokens=length, min_new_tokens=length, do_sample=False, use_cache=True)
+    wait()
+    return time.perf_counter() - begun
 
 
 def _contest(contest: Contest, ours: LanguageModel, theirs: nn.Module | None) -> Iterator[Measured]:

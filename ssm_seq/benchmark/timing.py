@@ -61,6 +61,12 @@ def _on_cpu(run: Callable[[], object], repetitions: int) -> list[float]:
     return samples
 
 
+def wait() -> None:
+    """Until a GPU, if there is one, has done everything so far."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def allocated(device: torch.device) -> int:
     """Bytes that tensors hold on a GPU now; 0 on a CPU."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0

@@ -7,7 +7,16 @@ from types import ModuleType
 import pytest
 import torch
 
-from ssm_seq.benchmark import against_transformers, cases, decode, kernels, peers, s4_kernel, score
+from ssm_seq.benchmark import (
+    against_transformers,
+    cases,
+    decode,
+    decode_cases,
+    kernels,
+    peers,
+    s4_kernel,
+    score,
+)
 from ssm_seq.benchmark.against_transformers import Contest, measure_against_transformers
 from ssm_seq.benchmark.cases import Case, ModelCase
 from ssm_seq.benchmark.inputs import ready
@@ -71,8 +80,8 @@ def test_only(small, capsys):
 
 
 def test_generation(monkeypatch, capsys):
-    case = decode.DecodeCase(1, 8, 2, precision="float32", length=20)
-    monkeypatch.setattr(decode, "CPU_CASES", [case])
+    case = decode_cases.DecodeCase(1, 8, 2, precision="float32", length=20)
+    monkeypatch.setattr(decode_cases, "CPU_CASES", [case])
     monkeypatch.setattr(decode, "_beside_transformers", lambda case: [])
     figures = [figure for job in decode.jobs(CPU) for figure in job.run()]
     assert [figure.name for figure in figures] == ["decode 1x8 batch 2 float32"]
@@ -81,7 +90,7 @@ def test_generation(monkeypatch, capsys):
 
 def test_generation_beside_transformers():
     pytest.importorskip("transformers")
-    case = decode.DecodeCase(2, 16, 1, precision="float32", length=12)
+    case = decode_cases.DecodeCase(2, 16, 1, precision="float32", length=12)
     speed, ratio = decode._beside_transformers(case)
     assert speed.value / speed.peer.value == pytest.approx(ratio.value, rel=1e-3) and ratio.target == 20
 
