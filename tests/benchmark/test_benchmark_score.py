@@ -1,4 +1,4 @@
-"""The scorer's benchmark: its readings of short chunks are those of the model, its FASTA has all bases."""
+"""The scorer's benchmark: its readings of short chunks are the model's, its figures those of whole runs."""
 
 import math
 import runpy
@@ -13,7 +13,7 @@ from ssm_seq.benchmark.table import row
 from ssm_seq.commands.cli import main
 from ssm_seq.config import ModelConfig
 from ssm_seq.data.alphabet import DNA
-from ssm_seq.data.fasta import read_fasta
+from ssm_seq.errors import InputError
 from ssm_seq.models import LanguageModel
 from ssm_seq.reporting.style import to_svg
 
@@ -36,19 +36,28 @@ def test_stretches_side_by_side_give_the_likelihoods_of_the_whole(layer, chunk):
     )
 
 
-def test_the_fasta_holds_all_bases(tmp_path):
-    score.write_fasta(tmp_path / "in.fa", 1234)
-    [(name, letters)] = [(name, b"".join(chunks)) for name, chunks in read_fasta(tmp_path / "in.fa")]
-    assert name == "20"
-    np.testing.assert_array_equal(DNA.encode(letters), score.random_bases(1234))
-
-
 def test_time_and_memory_on_a_cpu(capsys, monkeypatch):
     monkeypatch.setattr(score, "MILLION", 1 << 14)
+    monkeypatch.setattr(score, "CHROMOSOME_LENGTH", 1 << 14)
     assert main(["bench", "--device", "cpu", "--only", "score"]) == 0
-    lines = capsys.readouterr().out.splitlines()[1:]
+    *lines, bigwig = capsys.readouterr().out.splitlines()[1:]
     assert [line.split(":")[0].split()[:3] for line in lines] == [["score", "4x128", "(1,16384)"]] * 2
     assert " s " in lines[0] and lines[0].endswith("<= 40 met") and " GiB " in lines[1]
+    assert bigwig.startswith("bigWig of 16384 values, written") and "pyBigWig" in bigwig
+
+
+def test_a_chromosome_from_fasta_to_bigwig(tmp_path, monkeypatch):
+    path = tmp_path / "in.fa"
+    monkeypatch.setattr(score, "CHROMOSOME", path)
+    planned = [Measured("end to end", unit="s"), Measured("pass", unit="s")]
+    with pytest.raises(InputError, match="no such file"):
+        list(score._measure_chromosome(planned))
+    config = ModelConfig(d_model=8, n_layers=1, d_state=4)
+    monkeypatch.setattr(score, "new_model", lambda device: LanguageModel(config, DNA.size, DNA.name))
+    monkeypatch.setattr(score, "CHROMOSOME_LENGTH", 600)
+    path.write_text(">20\n" + "GATTACAN" * 75 + "\n")
+    whole, read = score._measure_chromosome(planned)
+    assert whole.value > read.value > 0
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(1e-6, "met"), (1e-3, "missed")])
