@@ -44,7 +44,8 @@ class EMA(TimeInvariantLayer[EMAState]):
 
     def ssm_step(self, u: Tensor, state: EMAState) -> tuple[Tensor, EMAState]:
         log_Abar, Bbar, C = self._system()
-        h = torch.exp(log_Abar) * state.h + Bbar * u[..., None]
+        # Abar - 1, as in `diagonal_step`.
+        h = state.h + (torch.expm1(log_Abar) * state.h + Bbar * u[..., None])
         return (C * h).sum(-1), EMAState(h)
 
     def _system(self) -> tuple[Tensor, Tensor, Tensor]:

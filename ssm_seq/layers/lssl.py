@@ -59,8 +59,10 @@ class LSSL(TimeInvariantLayer[LSSLState]):
         return y, LSSLState(x)
 
     def ssm_step(self, u: Tensor, state: LSSLState) -> tuple[Tensor, LSSLState]:
-        Abar, Bbar = (part.to(u.dtype) for part in self._discretise())
-        x = (Abar @ state.x[..., None])[..., 0] + Bbar * u[..., None]
+        Abar, Bbar = self._discretise()
+        # Abar - 1, as in `diagonal_step`.
+        change = (Abar - torch.eye(Abar.shape[-1], dtype=Abar.dtype, device=Abar.device)).to(u.dtype)
+        x = state.x + ((change @ state.x[..., None])[..., 0] + Bbar.to(u.dtype) * u[..., None])
         return (wide(self.C) * x).sum(-1), LSSLState(x)
 
     def _discretise(self) -> tuple[Tensor, Tensor]:

@@ -71,9 +71,11 @@ class S4(TimeInvariantLayer[S4State]):
 
     def ssm_step(self, u: Tensor, state: S4State) -> tuple[Tensor, S4State]:
         dtype = torch.promote_types(u.dtype, torch.complex64)
-        Lambda, p, q, Bbar, C = (part.to(dtype) for part in self._discretise())
-        x = state.x
-        x = Lambda * x - p * (2 * (q.conj() * x).real.sum(-1, keepdim=True)) + Bbar * u[..., None]
+        system, x = self._discretise(), state.x
+        # Abar - 1, as in `diagonal_step`.
+        change, p, q, Bbar, C = (part.to(dtype) for part in system._replace(Lambda=system.Lambda - 1))
+        low_rank = p * (2 * (q.conj() * x).real.sum(-1, keepdim=True))
+        x = x + (change * x - low_rank + Bbar * u[..., None])
         return (2 * (C * x).real.sum(-1)).to(u.dtype), S4State(x)
 
     def _discretise(self) -> _System:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssm_seq.kernels import lti_scan
 from ssm_seq.layers.contract import SequenceLayer
-from ssm_seq.layers.time_invariant import log_time_steps
+from ssm_seq.layers.time_invariant import diagonal_step, log_time_steps
 from ssm_seq.ssm import s4d_lin
 
 
@@ -48,9 +48,8 @@ class S4D(SequenceLayer[S4DState]):
     def step(self, x_t: Tensor, state: S4DState) -> tuple[Tensor, S4DState]:
         with torch.autocast(x_t.device.type, enabled=False):
             u = x_t.to(state.x.real.dtype)
-            Abar, Bbar, C = self.discrete()
-            x = Abar * state.x + Bbar * u[..., None]
-            y = F.gelu(2 * (C * x).real.sum(-1) + self.D * u).to(self.D.dtype)
+            y, x = diagonal_step(u, *self._discretise(), state.x)
+            y = F.gelu(y + self.D * u).to(self.D.dtype)
         return F.glu(self.out_proj(y), dim=-1), S4DState(x)
 
     def discrete(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -55,8 +55,9 @@ class S5(TimeInvariantLayer[S5State]):
 
     def ssm_step(self, u: Tensor, state: S5State) -> tuple[Tensor, S5State]:
         exponent, gain = self._discretise()
-        Abar, gain = torch.exp(exponent).to(state.x.dtype), gain.to(state.x.dtype)
-        x = Abar * state.x + gain * self._mixed_in(u)
+        # Abar - 1, as in `diagonal_step`.
+        change, gain = torch.expm1(exponent).to(state.x.dtype), gain.to(state.x.dtype)
+        x = state.x + (change * state.x + gain * self._mixed_in(u))
         return self._mixed_out(x), S5State(x)
 
     def _discretise(self) -> tuple[Tensor, Tensor]:
@@ -67,8 +68,8 @@ class S5(TimeInvariantLayer[S5State]):
 
     def _mixed_in(self, u: Tensor) -> Tensor:
         """B u: (..., d_model) -> complex (..., d_state / 2), as one real product."""
-        rows = wide(self.B).transpose(1, 2).flatten(0, 1)
-        return torch.view_as_complex(F.linear(u, rows).unflatten(-1, (-1, 2)))
+        rows = wide(self.B).movedim(-1, 0).flatten(0, 1)  # all real parts, then all imaginary ones
+        return torch.complex(*F.linear(u, rows).chunk(2, dim=-1))
 
     def _mixed_out(self, x: Tensor) -> Tensor:
         """2 Re(C x): complex (..., d_state / 2) -> (..., d_model), as one real product."""

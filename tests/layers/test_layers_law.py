@@ -252,6 +252,21 @@ def test_layers_compile_whole(name):
     assert_close(torch.autograd.grad(compiled[0].square().sum(), weights), expected)
 
 
+@pytest.mark.parametrize("name", ["s5", "ema"])
+def test_layers_compile_for_every_length(name):
+    torch.compiler.reset()  # all layers share `forward`, and how often it may be compiled has a limit
+    layer = LAYERS[name]()
+    weights = list(layer.parameters())
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for length in (5, 40, 33):
+        x = torch.randn(2, length, 6)
+        results = []
+        for function in (layer, compiled):
+            y, state = function(x)
+            results.append((y, *state, *torch.autograd.grad(y.square().sum(), weights)))
+        assert_close(*results)
+
+
 @every_layer
 def test_a_state_keeps_no_more_than_itself(name):
     """No view of the chunk's tensors: a stream's memory would grow with its chunks."""
@@ -300,3 +315,22 @@ def test_gpu_agrees_with_cpu(name, monkeypatch):
     assert (y_half.float().cpu() - y).norm() < 0.03 * y.norm()
     y_half.float().square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("kind", [S4, S4D, S5, DSS, LSSL, EMA, H3])
+def test_many_short_steps_stay_exact(kind):
+    """Time steps of 1e-5 change a state by as much; over thousands of steps nothing of it may be lost."""
+    torch.manual_seed(0)
+    layer = kind(2, 8) if kind is EMA else kind(2, 8, dt_min=1e-5, dt_max=1e-5)
+    if kind is EMA:
+        with torch.no_grad():
+            layer.alpha.fill_(-6.0)
+            layer.delta.fill_(-6.0)
+    x = torch.randn(1, 2000, 2)
+    with torch.no_grad():
+        state = layer.initial_state(1)
+        for x_t in x.unbind(1):
+            _, state = layer.step(x_t, state)
+        _, exact = layer.double()(x.double())
+    for part, whole in zip(state, exact, strict=True):
+        assert (part - whole).norm() < 5e-6 * whole.norm()
