@@ -4,9 +4,9 @@
 
 The models (points) and seeds are those of config/workflow.yaml; `snakemake results/tasks/NAME/result.json`
 makes the same ones one after another. A small model leaves most of a GPU idle, so here each is a process of
-its own, and all share one device. After --minutes a run that is not at its end is judged as its last
-checkpoint has it, and its record says after how many steps; Ctrl-C writes down what is finished. The figure:
-python -m ssm_seq.reporting.task_figure FILE.json
+its own, and all share one device. The file is written anew whenever a run is finished. After --minutes a run
+that is not at its end is judged as its last checkpoint has it, and its record says after how many steps. The
+figure: python -m ssm_seq.reporting.task_figure FILE.json
 """
 
 import argparse
@@ -112,6 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = [(point, seed, folder / point / str(seed)) for seed in seeds for point in points]
     waiting = [job for job in jobs if not (job[2] / "evaluation.json").exists()]
     running: dict[Path, multiprocessing.Process] = {}
+    command = f"python docs/results/tasks.py {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
+
+    def write() -> list[dict[str, Any]]:
+        result = task_result(folder, command, list(described["points"]))
+        write_json(options.out, result | ({"commit": options.commit} if options.commit else {}))
+        return result["records"]
+
     context, started, shown = multiprocessing.get_context("fork"), time.monotonic(), time.monotonic()
     try:
         while waiting or running:
@@ -128,8 +135,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             time.sleep(0.2)
             for place, process in list(running.items()):
                 if process.exitcode is not None:
-                    print(f"{place.parent.name} {place.name}: exit code {process.exitcode}", flush=True)
                     del running[place]
+                    print(f"{place.parent.name} {place.name}: exit code {process.exitcode}", flush=True)
+                    if process.exitcode == 0:
+                        write()
+                    else:
+                        print((place / "log").read_text()[-2000:], flush=True)
             if time.monotonic() - shown > 20:
                 shown = time.monotonic()
                 print(f"after {shown - started:.0f} s")
@@ -141,16 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         process.kill()
         process.join()
         print(f"unfinished: {place.parent.name} {place.name}: {last_lines(place)}")
-    command = f"python docs/results/tasks.py {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
     try:
-        result = task_result(folder, command, list(described["points"]))
+        records = write()
     except InputError as error:
         print(error)
         return 2
-    if options.commit:
-        result["commit"] = options.commit
-    write_json(options.out, result)
-    for record in result["records"]:
+    for record in records:
         print(f"{record['name']}: {record['of_seeds']} {record['training_seconds']} s")
     return 0
 
