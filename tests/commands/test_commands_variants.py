@@ -1,6 +1,7 @@
 """`ssm-seq score --variants` on a real genome, beside a plain reading of every edited window."""
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ssm_seq.inference.variants import window_starts
 from ssm_seq.models import Classifier, LanguageModel, load_model
 
 LAMBDA = Path("data/demo/lambda/lambda.fa")
+CALLS = Path(__file__).parent / "calls"
 WINDOW = 1024
 CONFIG = ModelConfig(d_model=12, n_layers=2, d_state=4, dt_min=0.1, dt_max=0.5)
 COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
@@ -83,9 +85,8 @@ def log_likelihood(model, letters):
     return log_p.gather(1, ids[0, 1:, None]).sum().item() - np.log(15)
 
 
-@pytest.mark.parametrize("tolerance", ["0", "1e-3"])
-def test_scores_are_those_of_whole_windows_on_both_strands(folder, genome, tolerance):
-    assert score(folder, folder / "out", f"variants.tolerance={tolerance}") == 0
+def expect_whole_windows(folder, genome, relative):
+    """The table, after a plain reading of every window on both strands with each allele."""
     model = load_model(folder / "model").double()
     table = rows(folder / "out/variants.tsv")
     for row in table:
@@ -100,14 +101,39 @@ def test_scores_are_those_of_whole_windows_on_both_strands(folder, genome, toler
             )
             expected.append(one - other)
         found = [float(row[name]) for name in ("llr_forward", "llr_reverse", "llr")]
-        relative = 1e-4 if tolerance == "0" else 1e-3  # float32 beside float64
         for value, wanted in zip(found, [*expected, np.mean(expected)], strict=True):
             assert abs(value - wanted) <= relative * max(abs(wanted), 0.1), row
-    assert len(table) == 28
+    return table
+
+
+@pytest.mark.parametrize(("tolerance", "relative"), [("0", 1e-4), ("1e-3", 1e-3)])  # float32 beside float64
+def test_scores_are_those_of_whole_windows_on_both_strands(folder, genome, tolerance, relative):
+    assert score(folder, folder / "out", f"variants.tolerance={tolerance}") == 0
+    assert len(expect_whole_windows(folder, genome, relative)) == 28
     summary = json.loads((folder / "out/variants.json").read_text())
     assert (summary["scored"], summary["skipped"]) == (28, {"symbolic allele": 2})
     saving = summary["positions_of_whole_windows"] / summary["positions_read"]
     assert saving > 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "scored", "skipped"),
+    [("staphylococcus", 29, {"longer than 256 bases": 1}), ("human", 12, {})],
+)
+def test_real_calls(folder, name, scored, skipped):
+    fasta, vcf = CALLS / f"{name}.fa.gz", CALLS / f"{name}.vcf"
+    assert score(folder, folder / "out", calls=vcf.absolute(), reference=fasta.absolute()) == 0
+    with gzip.open(fasta, "rt") as file:
+        genome = {record.id: str(record.seq) for record in SeqIO.parse(file, "fasta")}
+    assert len(expect_whole_windows(folder, genome, 1e-3)) == scored
+    summary = json.loads((folder / "out/variants.json").read_text())
+    assert (summary["scored"], summary["skipped"]) == (scored, skipped)
+    with (
+        pysam.VariantFile(str(vcf)) as calls,
+        pysam.VariantFile(str(folder / "out/variants.vcf.gz")) as found,
+    ):
+        kept = [(call.pos, call.ref, call.alts) for call in calls if len(call.ref) <= 256]
+        assert [(call.pos, call.ref, call.alts) for call in found] == kept
 
 
 def test_the_vcf_is_sorted_indexed_and_documented(folder, genome, calls):
