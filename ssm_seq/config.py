@@ -87,6 +87,8 @@ class TaskConfig:
     curriculum: sizes that training starts with, `curriculum_steps` steps each, before `data.window`.
     band: of a signal, in cycles a position; lag: positions of a delay; samples: points of a reconstruction.
     series, column: a CSV file with a header and the column of it to forecast, horizon: rows ahead.
+    labelled: share of each batch's windows that a language model reads behind their label, to generate by
+        label later; below 1 it also learns to do without, as when it scores.
     images: folder of Fashion-MNIST; permuted: read its pixels in one random order instead of row by row.
     """
 
@@ -101,6 +103,7 @@ class TaskConfig:
     series: str = "data/sources/co2.csv"
     column: str = "co2"
     horizon: int = 52
+    labelled: float = 0.0
     images: str = "data/sources/fashion-mnist"
     permuted: bool = False
 
@@ -218,7 +221,8 @@ class GenerateConfig:
     """Sampling from a language model. length: samples or bases, 0 means no generation in the workflow.
 
     count: items, from one prompt; each has a random stream of its own, made of `seed` and its number.
-    prompt_length: positions of a test record that come first (their state is carried on).
+    label: class of what is made, of a model trained with labels (`task.labelled`).
+    prompt: letters that come first. prompt_length: or so many positions of a test record.
     temperature: 0 takes the likeliest byte.
     top_k, top_p, min_p: draw from the so many likeliest bytes (0: all), of these from the fewest that hold
         this share of the probability, of these from the ones at least this share as likely as the likeliest.
@@ -230,6 +234,8 @@ class GenerateConfig:
 
     length: int = 0
     count: int = 1
+    label: str | None = None
+    prompt: str = ""
     prompt_length: int = 0
     temperature: float = 1.0
     top_k: int = 0

@@ -92,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--baselines", action="store_true", help="simple baselines, no model")
         if name == "score":
             command.add_argument("--record", metavar="NAME", help="this record only")
+        if name == "generate":
+            command.add_argument("--label", metavar="NAME", help="class of what is made (generate.label)")
         if name == "bench":
             command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
             command.add_argument("--only", nargs="+", choices=GROUPS, help="measure these and nothing else")

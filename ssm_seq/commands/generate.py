@@ -8,9 +8,9 @@ import soundfile
 import torch
 
 from ssm_seq.commands.device import choose_device
+from ssm_seq.commands.stores import store_for
 from ssm_seq.config import GenerateConfig, compose, expect_at_least
 from ssm_seq.data.alphabet import BYTES, Alphabet, Bytes, Sound, alphabet
-from ssm_seq.data.store import Store
 from ssm_seq.errors import InputError
 from ssm_seq.files import whole_directory, write_json
 from ssm_seq.inference import Engine, Generated, Rule, State, engine, generate
@@ -29,20 +29,28 @@ def run(options: Namespace) -> None:
     expect_at_least(config, {"generate.prompt_length": 0, "generate.seed": 0})
     wanted = config.generate
     rule = _rule(wanted)
-    if options.state and wanted.prompt_length:
-        raise InputError("generate.prompt_length: a state knows its past; leave out the prompt or --state")
+    if options.label is not None:
+        wanted.label = options.label
+    given = [name for name in ("prompt", "prompt_length") if getattr(wanted, name)]
+    if len(given) > 1:
+        raise InputError("generate.prompt, generate.prompt_length: give the letters or the length, not both")
+    if options.state and (given or wanted.label is not None):
+        name = "generate." + (given or ["label"])[0]
+        raise InputError(f"{name}: a state knows its past; leave out {name} or --state")
     model = load_model(options.model, choose_device(config.device))
     if not isinstance(model, LanguageModel):
         raise InputError(f"{options.model}: this is a classifier; only a language model generates")
     letters = alphabet(model.alphabet)  # one without letters is refused before the work
-    stop = [_stop(text, letters) for text in wanted.stop]
+    stop = [_letters("stop", text, letters) for text in wanted.stop]
     run_by = _engine(model, wanted.precision)
     prompt, origin = np.empty(0, np.uint8), None
     if options.state:
         prompt = State.load(options.state, model)
+    elif wanted.prompt:
+        prompt, origin = _letters("prompt", wanted.prompt, letters), wanted.prompt
     elif wanted.prompt_length:
-        prompt, origin = read_prompt(options.store, wanted.prompt_length)
-    made = generate(model, prompt, wanted.length, rule, wanted.seed, wanted.count, stop, run_by)
+        prompt, origin = read_prompt(options.store, wanted.prompt_length, model)
+    made = generate(model, prompt, wanted.length, rule, wanted.seed, wanted.count, stop, run_by, wanted.label)
     with whole_directory(options.out, "generated.json") as folder:
         ids = [row[:length] for row, length in zip(made.ids, made.lengths, strict=True)]
         write_sequences(folder, ids, model)
@@ -58,13 +66,14 @@ def _rule(wanted: GenerateConfig) -> Rule:
         raise InputError(f"generate.{error}") from None
 
 
-def _stop(text: str, letters: Alphabet) -> list[int]:
+def _letters(name: str, text: str, letters: Alphabet) -> Bytes:
+    """The ids of what a value says."""
     if isinstance(letters, Sound):
-        raise InputError(f"generate.stop={text}: a model of sound has no letters to stop at")
+        raise InputError(f"generate.{name}={text}: a model of sound has no letters")
     try:
-        return letters.encode(text.encode()).tolist()
+        return letters.encode(text.encode())
     except InputError as error:
-        raise InputError(f"generate.stop={text}: {error}") from None
+        raise InputError(f"generate.{name}={text}: {error}") from None
 
 
 def _engine(model: LanguageModel, precision: str) -> Engine:
@@ -75,15 +84,15 @@ def _engine(model: LanguageModel, precision: str) -> Engine:
         return engine(model, torch.bfloat16 if rounded else None)
 
 
-def read_prompt(path: Path | None, length: int) -> tuple[Bytes, str]:
+def read_prompt(path: Path | None, length: int, model: LanguageModel) -> tuple[Bytes, str]:
     """Ids of the opening of the first test record that is long enough, and that record's name.
 
     Raises:
-        InputError: there is no store, or no such record in it.
+        InputError: there is no store, it holds other data than the model's, or it has no such record.
     """
     if path is None:
         raise InputError("generate.prompt_length: a prompt is taken from a store, name one with --store")
-    store = Store.open(path)
+    store = store_for(model, path)
     for number, record in enumerate(store.records):
         for span in record.ranges:
             if span.split == "test" and span.end - span.start >= length:
@@ -113,8 +122,8 @@ def write_sequences(folder: Path, ids: list[Bytes], model: LanguageModel) -> Non
 def description(wanted: GenerateConfig, made: Generated, origin: str | None) -> dict:
     """How the sequences were made, and how fast."""
     return {
-        "prompt": origin,
         **vars(wanted),
+        "prompt": origin,
         "lengths": made.lengths.tolist(),
         "seconds": made.seconds,
         "steps_per_second": made.steps_per_second,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ssm_seq.commands import variants
 from ssm_seq.commands.device import choose_device
+from ssm_seq.commands.stores import store_for
 from ssm_seq.config import compose
 from ssm_seq.data.alphabet import BYTES, Sound, alphabet
 from ssm_seq.data.audio import read_audio
@@ -72,13 +73,7 @@ def open_store(path: Path, model: Classifier | LanguageModel, work: Path) -> Sto
         InputError: the file is not what the model was trained on, or is damaged.
     """
     if path.is_dir():
-        store = Store.open(path)
-        if (store.alphabet.name, store.sample_rate) != (model.alphabet, model.sample_rate):
-            raise InputError(
-                f"{path}: a store of {_kind(store.alphabet.name, store.sample_rate)}; the model reads "
-                f"{_kind(model.alphabet, model.sample_rate)}"
-            )
-        return store
+        return store_for(model, path)
     if path != STANDARD_INPUT:
         return read_store(path, model, work / "store")
     spooled = work / "stdin"
@@ -113,7 +108,3 @@ def _chosen(store: Store, name: str | None, path: Path) -> list[int]:
     if name not in names:
         raise InputError(f"{path}: there is no record {name!r}; it has {', '.join(names[:5])}")
     return [names.index(name)]
-
-
-def _kind(alphabet: str, sample_rate: int | None) -> str:
-    return alphabet if sample_rate is None else f"{alphabet} at {sample_rate} Hz"

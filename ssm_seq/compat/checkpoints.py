@@ -93,6 +93,8 @@ def save_checkpoint(model: LanguageModel, directory: Path | str, layout: str) ->
             f"this is a {model.kind} of {model.config.layer} layers, {layout} has a place for a "
             "language_model of mamba layers only"
         )
+    if model.classes:
+        raise InputError(f"the model has tokens of classes, for which {layout} has no place")
     state = model.state_dict()
     tied = torch.equal(state["head.weight"], state["backbone.embedding.weight"])
     tensors = {name: state[own].contiguous() for own, name in _names(model, LAYOUTS[layout]).items()}

@@ -1,8 +1,9 @@
 """Recurrent mode: sequences of any length in constant memory, and generation."""
 
 from ssm_seq.inference.engine import Engine, engine
-from ssm_seq.inference.generate import Generated, generate, read_prompt
+from ssm_seq.inference.generate import Generated, generate
 from ssm_seq.inference.prefix import Edit, EditScore, Prefix
+from ssm_seq.inference.prompt import read_prompt
 from ssm_seq.inference.score import Score, score_record
 from ssm_seq.inference.state import State, concatenate, fingerprint, state_bytes
 from ssm_seq.inference.stream import bits_of_windows, classify_windows

@@ -22,7 +22,9 @@ _WORTH_THREADS = 2**22  # multiplications of one projection; below, waking threa
 
 
 class Engine(Protocol):
-    """Draws ids from a state's logits and reads them, many steps in one call."""
+    """Draws ids from a state's logits and reads them, many steps in one call. dtype: of its matrices."""
+
+    dtype: torch.dtype
 
     def run(self, state: State, draws: Tensor, rule: Rule) -> tuple[Tensor, State]:
         """state: with logits; it stays as it is. draws: (rows, steps) float64 in [0, 1).
@@ -44,12 +46,12 @@ def engine(model: LanguageModel, dtype: torch.dtype | None = None) -> Engine:
     """
     stack = stacked(model)
     fused = None if stack is None else decoder(stack, dtype)
-    return _Stepwise(model) if fused is None else _Fused(fused, stack)
+    return _Stepwise(model) if fused is None else _Fused(fused, stack, dtype)
 
 
 class _Fused:
-    def __init__(self, fused: Decoder, stack: Stack) -> None:
-        self._decoder = fused
+    def __init__(self, fused: Decoder, stack: Stack, dtype: torch.dtype | None) -> None:
+        self._decoder, self.dtype = fused, dtype or stack.head.dtype
         self._pack, self._unpack = (
             (_pack_mamba, _unpack_mamba) if isinstance(stack, MambaStack) else (_pack_s4d, _unpack_s4d)
         )
@@ -64,7 +66,7 @@ class _Stepwise:
     """`LanguageModel.step`, on batches of one size always: the order of a product's sums depends on it."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self._model = model
+        self._model, self.dtype = model, model.head.weight.dtype
         self._rows = 1 if model.head.weight.device.type == "cpu" else _TILE
 
     def run(self, state: State, draws: Tensor, rule: Rule) -> tuple[Tensor, State]:
@@ -105,7 +107,7 @@ def stacked(model: LanguageModel) -> Stack | None:
     if kinds not in ({Mamba}, {S4D}):
         return None
     common = {
-        "embedding": backbone.embedding.weight.detach(),
+        "embedding": backbone.embedding.weight.detach()[: model.vocab_size],
         "norm": torch.stack([block.norm.weight for block in blocks]),
         "final_norm": backbone.norm.weight.detach(),
         "head": model.head.weight.detach(),

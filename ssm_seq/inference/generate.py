@@ -16,12 +16,12 @@ from ssm_seq.errors import InputError
 from ssm_seq.inference.draws import uniform
 from ssm_seq.inference.engine import Engine, engine
 from ssm_seq.inference.progress import progress_bar
+from ssm_seq.inference.prompt import check_ids, read_prompt
 from ssm_seq.inference.state import State, concatenate
-from ssm_seq.inference.stream import Ids, carry, inference
+from ssm_seq.inference.stream import Ids, inference
 from ssm_seq.kernels.decode import Rule
 from ssm_seq.models import LanguageModel
 
-PROMPT_CHUNK = 4096
 STEPS = 512  # in one call of an engine; behind a stop they are in vain
 _DRAWN = "drawn"  # a state's note: how many ids each row has drawn so far
 
@@ -51,21 +51,23 @@ def generate(
     count: int = 1,
     stop: Sequence[Sequence[int]] = (),
     run_by: Engine | None = None,
+    label: str | None = None,
 ) -> Generated:
     """Continue each prompt `count` times, by `length` positions at most.
 
     Args:
         prompt: (positions,) or (batch, positions) ids; or a state with logits, of this function, of
-            `read_prompt` or loaded. Without positions the first id is drawn uniformly.
+            `read_prompt` or loaded. Without positions and label the first id is drawn uniformly.
         rule: how ids are drawn; `Rule()` if None.
         seed: 0 to 2^64 - 1. Item i draws from a random stream made of (seed, i), whatever the others are;
             items are prompts times count, the continuations of one prompt beside each other.
         stop: sequences of ids; an item ends behind the first that it generates.
-        run_by: the model's engine, made for this call if None.
+        run_by: the model's engine, made for this call if None; prompts are read in its precision.
+        label: of a model that was trained with labels, the one of what it makes; a state has read its own.
 
     Raises:
-        InputError: a value out of its range, an id that the model does not have, a state without logits,
-            logits that are not finite.
+        InputError: a value out of its range, an id or a label that the model does not have, a label beside a
+            state, a state without logits, logits that are not finite.
     """
     if length < 1 or count < 1:
         name, value = ("length", length) if length < 1 else ("count", count)
@@ -75,16 +77,18 @@ def generate(
     for sequence in stop:
         if not len(sequence):
             raise InputError("generate.stop: expected sequences of at least one id")
-        _check_ids(np.asarray(sequence), model, "generate.stop")
+        check_ids(np.asarray(sequence), model, "generate.stop")
+    if label is not None and isinstance(prompt, State):
+        raise InputError("a state has read its label, if any: give a label or a state")
     with inference(model), progress_bar() as bar:
-        state = prompt if isinstance(prompt, State) else read_prompt(model, prompt)
+        run_by = run_by or engine(model)
+        state = prompt if isinstance(prompt, State) else read_prompt(model, prompt, label, run_by.dtype)
         if state.logits is None:
             raise InputError(
                 "the state has no logits to draw the next id from; it was not made to go on from"
             )
         if count > 1:
             state = state.select(np.repeat(np.arange(state.batch), count).tolist())
-        run_by = run_by or engine(model)
         task = bar.add_task("steps", total=length)
         start = time.perf_counter()
         walk = _Walk(run_by, state, rule or Rule(), seed, [np.asarray(sequence) for sequence in stop], length)
@@ -96,31 +100,6 @@ def generate(
         seconds = time.perf_counter() - start
     ids = walk.ids.astype(np.uint8) if model.vocab_size <= 256 else walk.ids
     return Generated(ids, walk.lengths, state, seconds)
-
-
-def read_prompt(model: LanguageModel, prompt: Ids) -> State:
-    """The state, with logits, after ids (positions,) or (batch, positions) of one length.
-
-    Each row is read by itself: its bits don't depend on the others.
-
-    Raises:
-        InputError: an id that the model does not have.
-    """
-    _check_ids(prompt, model, "prompt")
-    rows = np.atleast_2d(prompt)
-    if not rows.shape[1]:
-        logits = model.head.weight.new_zeros(len(rows), model.vocab_size)
-        return State(
-            model.initial_state(len(rows)), logits.to(torch.promote_types(logits.dtype, torch.float32))
-        )
-    states = []
-    with inference(model):
-        for row in rows:
-            pieces = (row[None, start : start + PROMPT_CHUNK] for start in range(0, len(row), PROMPT_CHUNK))
-            for _, logits, parts in carry(model, pieces):
-                last = State(parts, logits[:, -1])
-            states.append(last.clone())  # not a view of the logits of all positions
-    return concatenate(states)
 
 
 class _Walk:
@@ -178,9 +157,3 @@ class _Walk:
                 found = np.flatnonzero((windows == sequence).all(1))
                 ends += (start + len(sequence) + found[:1]).tolist()
         return min(ends, default=None)
-
-
-def _check_ids(ids: Ids, model: LanguageModel, name: str) -> None:
-    if ids.size and not 0 <= ids.min() <= ids.max() < model.vocab_size:
-        wrong = ids[(ids < 0) | (ids >= model.vocab_size)].flat[0]
-        raise InputError(f"{name}: there is no id {wrong}, the model has 0 to {model.vocab_size - 1}")

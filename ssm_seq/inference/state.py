@@ -21,7 +21,7 @@ from torch import Tensor
 from ssm_seq.errors import InputError
 from ssm_seq.files import whole_file
 from ssm_seq.layers import map_state
-from ssm_seq.models import Model
+from ssm_seq.models import LanguageModel, Model
 
 _FORMAT = "ssm_seq state 1"
 _LOGITS = "logits"
@@ -159,6 +159,14 @@ def state_bytes(model: Model, batch: int) -> int:
     return sum(_size(tensor) for _, tensor in _leaves(_outline(model, batch)))
 
 
+def first_state(model: LanguageModel, batch: int = 1) -> State:
+    """Before the first position: every id is as likely."""
+    parts = map_state(_carried, model.initial_state(batch))
+    weight = model.head.weight
+    logits = torch.zeros(batch, model.vocab_size, dtype=_at_least_float32(weight), device=weight.device)
+    return State(parts, logits)
+
+
 def fingerprint(model: Model) -> str:
     """SHA-256 of the model's description, its weights and their dtypes; the same on every device."""
     digest = hashlib.sha256(json.dumps(model.description(), sort_keys=True).encode())
@@ -167,16 +175,17 @@ def fingerprint(model: Model) -> str:
 
 
 def _outline(model: Model, batch: int) -> tuple:
-    """Tensors without memory, of the forms that `Model.forward` gives: float32 at least."""
+    """Tensors without memory, of the forms that `Model.forward` gives."""
+    return map_state(_carried, model.initial_state(batch, device="meta"))
 
-    def carried(tensor: Tensor) -> Tensor:
-        return (
-            tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-            if tensor.is_floating_point()
-            else tensor
-        )
 
-    return map_state(carried, model.initial_state(batch, device="meta"))
+def _carried(tensor: Tensor) -> Tensor:
+    """As `Model.forward` gives it: float32 at least."""
+    return tensor.to(_at_least_float32(tensor)) if tensor.is_floating_point() else tensor
+
+
+def _at_least_float32(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _leaves(parts: tuple, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -132,24 +132,30 @@ class Backbone(nn.Module):
 
     ordered: neighbouring ids mean neighbouring things (levels of a waveform), so their vectors start alike.
     real: in place of ids the input is real vectors of `vocab_size` channels.
+    labels: how many ids there are beyond the vocabulary, for what stands in front of a sequence.
 
     Raises:
         InputError: a layer or a size that doesn't exist.
     """
 
     def __init__(
-        self, config: ModelConfig, vocab_size: int, ordered: bool = False, real: bool = False
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        ordered: bool = False,
+        real: bool = False,
+        labels: int = 0,
     ) -> None:
         super().__init__()
         check(config)
-        self.embedding = (nn.Linear if real else nn.Embedding)(vocab_size, config.d_model)
+        self.embedding = (nn.Linear if real else nn.Embedding)(vocab_size + labels, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=1e-5)  # only holds the weight
         if not real:
             nn.init.normal_(self.embedding.weight, std=0.02)
         if ordered:
             with torch.no_grad():
-                self.embedding.weight.copy_(smooth_vectors(vocab_size, config.d_model))
+                self.embedding.weight[:vocab_size].copy_(smooth_vectors(vocab_size, config.d_model))
         # The residual sum starts with the same size in stacks of every depth (as in GPT-2 and mamba_ssm).
         with torch.no_grad():
             for block in self.blocks:

@@ -1,4 +1,7 @@
-"""The next byte from all bytes before it."""
+"""The next byte from all bytes before it, and from what kind of sequence it is in."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +15,47 @@ from ssm_seq.models.model import Model
 class LanguageModel(Model):
     """Logits at position t are for the id at t + 1.
 
+    classes: names of the kinds of sequences that the model tells apart. Each has a token, an id beyond the
+        vocabulary, that stands in front of a sequence; without it the kind is unknown.
+
     The head has weights of its own: with 256 tokens at most, tying it to the embedding saves next to nothing.
     """
 
     kind = "language_model"
 
     def __init__(
-        self, config: ModelConfig, vocab_size: int, alphabet: str, sample_rate: int | None = None
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        alphabet: str,
+        sample_rate: int | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         if config.bidirectional:
             raise InputError(
                 "model.bidirectional=True: a language model must not see the byte that it predicts; "
                 "only classifiers can read both ways"
             )
-        super().__init__(config, vocab_size, alphabet, sample_rate)
+        super().__init__(config, vocab_size, alphabet, sample_rate, labels=len(classes))
+        self.classes = list(classes)
         self.head = nn.Linear(config.d_model, vocab_size, bias=False)
+
+    def token_of(self, label: str) -> int:
+        """The id that stands in front of a sequence of this class.
+
+        Raises:
+            InputError: the model knows no such class; names those that it knows.
+        """
+        if not self.classes:
+            raise InputError(f"label {label!r}: the model was trained without labels (task.labelled)")
+        if label not in self.classes:
+            raise InputError(
+                f"label {label!r}: the model has no such class; known: {', '.join(self.classes)}"
+            )
+        return self.vocab_size + self.classes.index(label)
+
+    def description(self) -> dict[str, Any]:
+        return super().description() | ({"classes": self.classes} if self.classes else {})
 
     def forward(self, ids: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
         """ids (batch, length) -> logits (batch, length, vocab_size), float32 even under autocast, state."""

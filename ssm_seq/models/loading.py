@@ -63,12 +63,10 @@ def _build(path: Path) -> LanguageModel | Classifier | Regressor:
     try:
         match kind:
             case LanguageModel.kind:
-                return LanguageModel(config, vocab_size, alphabet, sample_rate)
+                classes = _classes(described, path) if "classes" in described else ()
+                return LanguageModel(config, vocab_size, alphabet, sample_rate, classes)
             case Classifier.kind:
-                classes = _entry(described, "classes", list, path)
-                if not classes or not all(isinstance(name, str) for name in classes):
-                    raise InputError(f"{path}: classes is {classes!r}, expected a list of names")
-                return Classifier(config, vocab_size, classes, alphabet, sample_rate)
+                return Classifier(config, vocab_size, _classes(described, path), alphabet, sample_rate)
             case Regressor.kind:
                 outputs = _entry(described, "outputs", int, path)
                 if outputs < 1:
@@ -78,6 +76,13 @@ def _build(path: Path) -> LanguageModel | Classifier | Regressor:
         raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
     kinds = (LanguageModel.kind, Classifier.kind, Regressor.kind)
     raise InputError(f"{path}: kind is {kind!r}, expected one of {', '.join(map(repr, kinds))}")
+
+
+def _classes(described: dict[str, Any], path: Path) -> list[str]:
+    classes = _entry(described, "classes", list, path)
+    if not classes or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{path}: classes is {classes!r}, expected a list of names")
+    return classes
 
 
 def _description(path: Path) -> dict[str, Any]:

@@ -24,11 +24,19 @@ class Model(nn.Module, ABC):
 
     alphabet: name of the alphabet of the ids; sample_rate: Hz, None where it has no meaning (DNA).
     vocab_size: how many ids there are; for the alphabet `signal`, how many real channels.
+    labels: how many more ids there are, for the kinds of sequences.
     """
 
     kind: ClassVar[str]
 
-    def __init__(self, config: ModelConfig, vocab_size: int, alphabet: str, sample_rate: int | None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        alphabet: str,
+        sample_rate: int | None,
+        labels: int = 0,
+    ) -> None:
         super().__init__()
         self.config, self.vocab_size, self.alphabet, self.sample_rate = (
             config,
@@ -37,7 +45,7 @@ class Model(nn.Module, ABC):
             sample_rate,
         )
         ordered, real = alphabet in (LINEAR.name, MU_LAW.name), alphabet == SIGNAL
-        self.backbone = Backbone(config, vocab_size, ordered, real)
+        self.backbone = Backbone(config, vocab_size, ordered, real, labels)
 
     @abstractmethod
     def forward(self, ids: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:

@@ -36,7 +36,8 @@ def read_batch(windows: Windows, indices: NDArray[np.int64], config: Config, dev
 
     classify: the whole windows, their labels, equal weights.
     language_model: each position but the last predicts the next one; a target that is no definite symbol (N
-    in DNA) weighs 0, a soft-masked one `data.soft_mask_weight`.
+    in DNA) weighs 0, a soft-masked one `data.soft_mask_weight`. The first `task.labelled` of the windows are
+    read behind the token of their label, where they have one; their last position drops out.
     """
     ids = windows.read(indices).astype(np.int64)
     if config.task.name == "classify":
@@ -44,9 +45,13 @@ def read_batch(windows: Windows, indices: NDArray[np.int64], config: Config, dev
         weights = np.ones(len(indices), np.float32)
         known = np.ones(len(indices), bool)
     else:
+        weights, labels = windows.weights(indices, config.data.soft_mask_weight), windows.labels_of(indices)
+        rows = np.flatnonzero(labels[: round(config.task.labelled * len(indices))] >= 0)
+        ids[rows, 1:], weights[rows, 1:] = ids[rows, :-1], weights[rows, :-1]
+        ids[rows, 0] = windows.store.alphabet.size + labels[rows]
         inputs, targets = ids[:, :-1], ids[:, 1:]
         known = targets < windows.store.alphabet.definite
-        weights = windows.weights(indices, config.data.soft_mask_weight)[:, 1:] * known
+        weights = weights[:, 1:] * known
     return Batch(
         *(
             torch.from_numpy(np.ascontiguousarray(part)).to(device)

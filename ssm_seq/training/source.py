@@ -51,6 +51,12 @@ def check_task(config: Config, store: Store | None) -> None:
         raise InputError(f"task.name={name}: this task needs a byte store")
     if config.task.curriculum and config.task.curriculum_steps < 1:
         raise InputError("task.curriculum_steps=0: expected 1 or more with a task.curriculum")
+    if not 0 <= (share := config.task.labelled) <= 1:
+        raise InputError(f"task.labelled={share}: expected a share, 0 to 1")
+    if share and name != "language_model":
+        raise InputError(f"task.labelled={share}: only a language_model of a store reads labels, not {name}")
+    if share and not store.labels:
+        raise InputError(f"task.labelled={share}: no record of {store.path} has a label")
     if name in TASKS and store is not None:
         raise InputError(f"task.name={name}: this task takes no store, and {store.path} was given")
 
@@ -130,7 +136,8 @@ def new_model(config: Config, store: Store) -> Classifier | LanguageModel:
     alphabet = store.alphabet
     if config.task.name == "classify":
         return Classifier(config.model, alphabet.size, store.labels, alphabet.name, store.sample_rate)
-    return LanguageModel(config.model, alphabet.size, alphabet.name, store.sample_rate)
+    classes = store.labels if config.task.labelled else ()
+    return LanguageModel(config.model, alphabet.size, alphabet.name, store.sample_rate, classes)
 
 
 def _batch(example: Example) -> Batch:

@@ -222,7 +222,7 @@ def test_a_longer_run_begins_like_a_shorter_one():
 def test_a_prompt_is_read_in_chunks(layer, monkeypatch):
     model = make(layer)
     whole = generate(model, PROMPT, 20, seed=2).ids
-    monkeypatch.setattr(sys.modules[generate.__module__], "PROMPT_CHUNK", 6)
+    monkeypatch.setattr(sys.modules[read_prompt.__module__], "PROMPT_CHUNK", 6)
     np.testing.assert_array_equal(generate(model, PROMPT, 20, seed=2).ids, whole)
 
 
