@@ -20,10 +20,11 @@ import pyBigWig
 import torch
 from torch import Tensor
 
-from ssm_seq.benchmark.cases import MILLION
+from ssm_seq.benchmark.cases import MILLION, Case
 from ssm_seq.benchmark.floors import is_h100
+from ssm_seq.benchmark.inputs import ready
 from ssm_seq.benchmark.measured import Measured, Peer
-from ssm_seq.benchmark.timing import allocated, peak_gib, summary
+from ssm_seq.benchmark.timing import allocated, milliseconds, peak_gib, summary
 from ssm_seq.config import ModelConfig
 from ssm_seq.data.alphabet import DNA
 from ssm_seq.errors import InputError
@@ -135,7 +136,21 @@ def _measure_pass(planned: Measured, length: int, precision: str, device: torch.
     for _ in range(4 if length == MILLION else 0):
         timed()
     times = summary(samples)
-    yield replace(planned, value=times.median, low=times.low, high=times.high, peak=peak)
+    alone = _layers_alone(model, device) if (length, precision) == PASSES[0] else {}
+    yield replace(planned, value=times.median, low=times.low, high=times.high, peak=peak, floors=alone)
+
+
+def _layers_alone(model: LanguageModel, device: torch.device) -> dict[str, float]:
+    """Milliseconds of the scans of all layers, and of the mixers that they are in, over the whole length at
+    once: what the rest of a pass comes on top of."""
+    config, found = model.config, {}
+    inner = config.expand * config.d_model
+    for what, kernel, channels in (("scans", "scan", inner), ("mixers", "mixer", config.d_model)):
+        run = ready(Case(kernel, 1, channels, MILLION, config.d_state), device).run
+        with torch.no_grad():
+            run()
+            found[what] = config.n_layers * milliseconds(run, device).median
+    return found
 
 
 def _measure_on_cpu(planned: list[Measured]) -> Iterator[Measured]:

@@ -66,7 +66,7 @@ class LiveTable:
 def row(measured: Measured) -> list[str]:
     """One cell for each of COLUMNS. `floor` names what each kind of work takes; the largest is the floor."""
     kinds = {"bytes": "bytes", "exponentials": "exp", "operations": "products"}
-    floors = ", ".join(f"{kinds[kind]} {_short(value)}" for kind, value in measured.floors.items())
+    floors = ", ".join(f"{kinds.get(kind, kind)} {_short(value)}" for kind, value in measured.floors.items())
     over = "" if measured.over_floor is None else f"{measured.over_floor:.2f} x"
     interval = "" if measured.low is None else f"{_short(measured.low)}-{_short(measured.high)}"
     value = measured.failed if measured.value is None else f"{_short(measured.value)} {measured.unit}"
