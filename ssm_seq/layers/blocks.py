@@ -28,7 +28,7 @@ def in_blocks(u: Tensor, Abar: Tensor, Bbar: Tensor, C: Tensor, x: Tensor) -> tu
         y like u, and the state after it.
     """
     length = u.shape[1]
-    width = min(WIDTH, length)
+    width = WIDTH if length > WIDTH else length  # as in `scan`
     # Abar^k Bbar, C Abar^(k+1) and Abar^(2^i).
     into, out_of, powers = Bbar[..., None], C[:, None] @ Abar, [Abar]
     while into.shape[-1] < width:

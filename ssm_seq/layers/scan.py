@@ -24,7 +24,7 @@ def scan(v: Tensor, exponent: Tensor, x: Tensor) -> Tensor:
         The states after each position, like v.
     """
     length = v.shape[1]
-    width = min(WIDTH, length)
+    width = WIDTH if length > WIDTH else length  # `min` would be a symbol to a compiler
     count = -(-length // width)
     blocks = F.pad(v, (0, 0, 0, count * width - length)).unflatten(1, (count, width))
     lags = torch.arange(width + 1, device=v.device)

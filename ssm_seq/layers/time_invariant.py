@@ -56,7 +56,7 @@ def wide(part: Tensor) -> Tensor:
 def diagonal_step(u: Tensor, exponent: Tensor, Bbar: Tensor, C: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """One position of `ssm_seq.kernels.lti_scan`: u (batch, d_model), complex x (batch, d_model, pairs).
 
-    Abar - 1 is rounded, not Abar: next to 1 what short time steps change would be lost, and that in every step.
+    Abar - 1 is rounded, not Abar: next to 1 what short time steps change would be lost, in every step again.
     """
     change, Bbar, C = (part.to(x.dtype) for part in (torch.expm1(exponent), Bbar, C))
     x = x + (change * x + Bbar * u[..., None])

@@ -258,7 +258,7 @@ def test_layers_compile_for_every_length(name):
     layer = LAYERS[name]()
     weights = list(layer.parameters())
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
-    for length in (5, 40, 33):
+    for length in (5, 12):
         x = torch.randn(2, length, 6)
         results = []
         for function in (layer, compiled):
