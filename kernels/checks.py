@@ -8,6 +8,12 @@ COMPLEX = (torch.complex64, torch.complex128)
 BOOL = (torch.bool,)
 
 
+def by_operator(tensor: Tensor) -> bool:
+    """Whether PyTorch's operator has to run instead of the kernel behind it: while a graph is compiled, and
+    where there are shapes but no numbers (device `meta`)."""
+    return torch.compiler.is_compiling() or tensor.is_meta
+
+
 def expect(
     name: str,
     tensor: Tensor | None,

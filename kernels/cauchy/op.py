@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssm_seq.kernels.cauchy import cpu
-from ssm_seq.kernels.checks import COMPLEX, expect, expect_axes
+from ssm_seq.kernels.checks import COMPLEX, by_operator, expect, expect_axes
 
 
 def cauchy(v: Tensor, w: Tensor, z: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def cauchy(v: Tensor, w: Tensor, z: Tensor) -> Tensor:
     expect("z", z, "points", expect_axes("z", z, "points", COMPLEX), v, (v.dtype,))
     if z.requires_grad:
         raise ValueError("z has a gradient, expected points that are constant")
-    run = _cauchy if torch.compiler.is_compiling() else _EagerCauchy.apply
+    run = _cauchy if by_operator(v) else _EagerCauchy.apply
     k = run(v.reshape(-1, rows, pairs), w.reshape(-1, pairs), z)
     return k.view(*heads, rows, len(z))
 

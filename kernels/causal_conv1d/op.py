@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssm_seq.kernels.causal_conv1d import cpu, definition
-from ssm_seq.kernels.checks import BOOL, expect, expect_axes
+from ssm_seq.kernels.checks import BOOL, by_operator, expect, expect_axes
 
 
 def causal_conv1d(
@@ -48,7 +48,7 @@ def causal_conv1d(
         raise ValueError(f"activation is {activation!r}, expected None or 'silu'")
     if x.is_cuda and (x.dtype == torch.float64 or width > 4):
         return definition.causal_conv1d(x, weight, bias, activation, initial_state, starts)
-    run = _conv if torch.compiler.is_compiling() else _EagerConv.apply
+    run = _conv if by_operator(x) else _EagerConv.apply
     return run(x, weight, bias, activation == "silu", initial_state, starts)
 
 

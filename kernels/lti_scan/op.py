@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssm_seq.kernels.checks import COMPLEX, expect, expect_axes
+from ssm_seq.kernels.checks import COMPLEX, by_operator, expect, expect_axes
 from ssm_seq.kernels.lti_scan import cpu, definition
 
 MOST_PAIRS = 64  # whose matrices fit into a multiprocessor
@@ -55,7 +55,7 @@ def lti_scan(
     if u.is_cuda and pairs > MOST_PAIRS:
         return _in_parts(*inputs)
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
-    run = _scan if torch.compiler.is_compiling() else _EagerScan.apply
+    run = _scan if by_operator(u) else _EagerScan.apply
     y, final_state, _ = run(*inputs, keep)
     return y, final_state
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssm_seq.kernels.checks import expect, expect_axes
+from ssm_seq.kernels.checks import by_operator, expect, expect_axes
 from ssm_seq.kernels.rms_norm import cpu, definition
 
 MAX_WIDTH = 8192  # that a program of the GPU kernels holds in its registers
@@ -36,7 +36,7 @@ def rms_norm(
     expect_arguments(x, weight, eps, residual)
     if takes_definition(x, residual):
         return definition.rms_norm(x, weight, eps, residual)
-    if torch.compiler.is_compiling():
+    if by_operator(x):
         normed, summed = _norm(x, weight, eps, residual)
         return normed, x if residual is None else summed
     return _EagerNorm.apply(x, weight, eps, residual)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssm_seq.kernels.checks import BOOL, COMPLEX, FLOATS, expect, expect_axes
+from ssm_seq.kernels.checks import BOOL, COMPLEX, FLOATS, by_operator, expect, expect_axes
 from ssm_seq.kernels.selective_scan import complex as complex_path
 from ssm_seq.kernels.selective_scan import cpu, definition
 from ssm_seq.kernels.storage import in_own_memory
@@ -81,7 +81,7 @@ def selective_scan(
     resets = F.pad(starts[:, 1:], (0, 1)) if reverse and starts is not None else starts
     tensors = (*inputs, initial_state)
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    run = _scan if torch.compiler.is_compiling() else _EagerScan.apply
+    run = _scan if by_operator(u) else _EagerScan.apply
     y, final_state, _ = run(*inputs, delta_softplus, initial_state, resets, reverse, keep)
     return y, final_state
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssm_seq.kernels.checks import COMPLEX, expect, expect_axes
+from ssm_seq.kernels.checks import COMPLEX, by_operator, expect, expect_axes
 from ssm_seq.kernels.vandermonde import cpu
 
 
@@ -38,7 +38,7 @@ def vandermonde(v: Tensor, a: Tensor, L: int) -> Tensor:
     expect("a", a, "..., pairs", (*heads, pairs), v, (v.dtype,))
     if L < 1:
         raise ValueError(f"L is {L}, expected 1 or more")
-    run = _vandermonde if torch.compiler.is_compiling() else _EagerVandermonde.apply
+    run = _vandermonde if by_operator(v) else _EagerVandermonde.apply
     k = run(v.reshape(-1, rows, pairs), a.reshape(-1, pairs), L)
     return k.view(*heads, rows, L)
 

@@ -242,12 +242,14 @@ def test_compiled_without_a_break_and_for_every_length(device):
 
 
 @pytest.mark.gpu
-def test_rows_change_rounding_only(monkeypatch):
+@pytest.mark.parametrize("scale", [1.0, 30.0], ids=["as a layer begins", "strong decay"])
+def test_rows_change_rounding_only(scale, monkeypatch):
+    """Rows as short and as long as the rule makes them."""
     from ssm_seq.kernels.lti_scan import gpu
 
-    arguments = lti_inputs(2, 1111, 24, 20, device="cuda")
+    arguments = lti_inputs(2, 1111, 24, 20, device="cuda", scale=scale)
     expected = with_gradients(definition.lti_scan, in_double(arguments))
-    for chunks in (1, 2, 16, 64):
+    for chunks in (1, 2, 16, gpu.LONGEST):
         monkeypatch.setattr(gpu, "cut", lambda u, chunks=chunks: gpu.cut_in(u.shape[1], chunks))
         assert_close(with_gradients(lti_scan, arguments), expected, FORWARD, GRADIENT)
 
