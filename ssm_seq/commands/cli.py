@@ -93,7 +93,9 @@ def parser() -> argparse.ArgumentParser:
         if name == "score":
             command.add_argument("--record", metavar="NAME", help="this record only")
         if name == "generate":
-            command.add_argument("--label", metavar="NAME", help="class of what is made (generate.label)")
+            # Values, but of any letters: as overrides they would need Hydra's quotes.
+            command.add_argument("--label", metavar="NAME", help="class of what is made: generate.label")
+            command.add_argument("--prompt", metavar="LETTERS", help="what comes first: generate.prompt")
         if name == "bench":
             command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
             command.add_argument("--only", nargs="+", choices=GROUPS, help="measure these and nothing else")

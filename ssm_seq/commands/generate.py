@@ -29,8 +29,9 @@ def run(options: Namespace) -> None:
     expect_at_least(config, {"generate.prompt_length": 0, "generate.seed": 0})
     wanted = config.generate
     rule = _rule(wanted)
-    if options.label is not None:
-        wanted.label = options.label
+    for name in ("label", "prompt"):
+        if getattr(options, name) is not None:
+            setattr(wanted, name, getattr(options, name))
     given = [name for name in ("prompt", "prompt_length") if getattr(wanted, name)]
     if len(given) > 1:
         raise InputError("generate.prompt, generate.prompt_length: give the letters or the length, not both")
@@ -96,7 +97,10 @@ def read_prompt(path: Path | None, length: int, model: LanguageModel) -> tuple[B
     for number, record in enumerate(store.records):
         for span in record.ranges:
             if span.split == "test" and span.end - span.start >= length:
-                return store.ids(number, span.start, span.start + length), record.name
+                try:
+                    return store.ids(number, span.start, span.start + length), record.name
+                except InputError as error:
+                    raise InputError(f"{path}: record {record.name}: {error}") from None
     raise InputError(f"{path}: no test record is {length} positions long (generate.prompt_length)")
 
 

@@ -51,8 +51,9 @@ class Alphabet:
         ids = self.ids[data]
         if self.size < 256 and ids.size and ids.max() == _ILLEGAL:
             position = int(np.argmax(ids == _ILLEGAL))
-            letter = chr(data.reshape(-1)[position])
-            raise InputError(f"position {position + 1}: {letter!r} is not in the {self.name} alphabet")
+            byte = int(data.reshape(-1)[position])
+            letter = repr(chr(byte)) if byte < 128 else f"byte {byte:#x}"
+            raise InputError(f"position {position + 1}: {letter} is not in the {self.name} alphabet")
         return ids
 
     def decode(self, ids: NDArray[np.integer]) -> Bytes:

@@ -13,6 +13,7 @@ from ssm_seq.models import Classifier, LanguageModel
 
 SMALL = ModelConfig(d_model=8, n_layers=1, d_state=4)
 PROMPTED = ["generate", "--model", "{m}/sound", "--store", "{m}/sounds", "generate.length=3"]
+DNA = ["generate", "--model", "{m}/dna", "generate.length=3"]
 LONG_PROMPT = [*PROMPTED, "generate.prompt_length=300"]
 
 
@@ -24,6 +25,8 @@ def models(tmp_path):
     with StoreWriter(tmp_path / "sounds", "mu_law", 8000) as writer:
         writer.add("short", [bytes(range(50))], split="test")
         writer.add("long", [bytes(range(200))], split="test")
+    with StoreWriter(tmp_path / "bad", "dna") as writer:
+        writer.add("r", [b"ACGZTT"], split="test")
     (tmp_path / "two.fa").write_text(">first\n" + "ACGTN" * 60 + "\n>second\nacgt\n")
     return tmp_path
 
@@ -123,6 +126,56 @@ def test_generate_stops_behind_letters(models):
     assert not any("AC" in text[:-1] or "G" in text[:-1] for text in made)
 
 
+def test_generate_by_label(models):
+    """Two labels, each a run of its own; both ways to name one give the same."""
+    labelled = LanguageModel(SMALL, 15, "dna", classes=["one", "two, or more"])
+    labelled.backbone.embedding.weight.data.mul_(50)
+    labelled.save(models / "labelled")
+    for out, label in (
+        ("first", ["--label", "one"]),
+        ("second", ["--label", "two, or more"]),
+        ("again", ["generate.label=one"]),
+    ):
+        command = ["generate", "--model", f"{models}/labelled", "--out", f"{models}/{out}", *label]
+        assert main([*command, "generate.length=60", "generate.count=2"]) == 0
+    first, second, again = (fasta(models / f"{name}/generated.fa") for name in ("first", "second", "again"))
+    assert first == again != second
+    assert json.loads((models / "second/generated.json").read_text())["label"] == "two, or more"
+
+
+def test_generate_behind_letters(models):
+    """What is written begins behind the prompt; the prompt stands in the description."""
+    for out, prompt in (
+        ("some", ["--prompt", "ACGTNacg"]),
+        ("same", ["generate.prompt=ACGTNacg"]),
+        ("none", []),
+    ):
+        command = ["generate", "--model", f"{models}/dna", "--out", f"{models}/{out}"]
+        assert main([*command, "generate.length=30", *prompt]) == 0
+    about = json.loads((models / "some/generated.json").read_text())
+    assert about["prompt"] == "ACGTNacg" and about["lengths"] == [30]
+    some, same, none = (fasta(models / f"{name}/generated.fa") for name in ("some", "same", "none"))
+    assert some == same != none
+
+
+def test_generate_notices_damaged_weights_and_states(models, capsys):
+    broken = LanguageModel(SMALL, 15, "dna")
+    broken.backbone.norm.weight.data[3] = np.nan
+    broken.save(models / "broken")
+    command = ["generate", "generate.length=20", "--model"]
+    first = [*command, f"{models}/dna", "--out", f"{models}/first", "generate.state=true"]
+    assert main(first) == 0
+    state = f"{models}/first/state.safetensors"
+    for more, sentence in (
+        ([f"{models}/broken"], "not finite: its weights are damaged"),
+        ([f"{models}/broken", "--state", state], "the state of model"),
+    ):
+        assert main([*command, *more, "--out", f"{models}/second"]) == 2
+        shown = capsys.readouterr().err
+        assert sentence in shown and shown.count("\n") == 1
+    assert not (models / "second").exists()
+
+
 @pytest.mark.parametrize(
     "command, expected",
     [
@@ -132,6 +185,14 @@ def test_generate_stops_behind_letters(models):
         (["generate", "--model", "{m}/sound", "generate.length=3", "generate.prompt_length=3"], "--store"),
         (LONG_PROMPT, "no test record is 300 positions long"),
         ([*PROMPTED, "generate.prompt_length=3", "--state", "{m}/x"], "a state knows its past"),
+        ([*PROMPTED, "--label", "loud", "--state", "{m}/x"], "generate.label: a state knows its past"),
+        ([*PROMPTED, "--label", "loud"], "label 'loud': the model was trained without labels"),
+        ([*PROMPTED, "--prompt", "ACGT"], "generate.prompt=ACGT: a model of sound has no letters"),
+        ([*DNA, "--prompt", "AC!T"], "generate.prompt=AC!T: position 3: '!' is not in the dna alphabet"),
+        ([*DNA, "--prompt", "ACé"], "position 3: byte 0xc3 is not in the dna alphabet"),
+        ([*DNA, "--prompt", "AC", "generate.prompt_length=3"], "give the letters or the length"),
+        ([*DNA, "--store", "{m}/sounds", "generate.prompt_length=3"], "sounds: a store of mu_law at 8000 Hz"),
+        ([*DNA, "--store", "{m}/bad", "generate.prompt_length=5"], "bad: record r: position 4: 'Z' is not"),
         ([*PROMPTED, "--state", "{m}/x"], "no such file; expected a saved state"),
         ([*PROMPTED, "generate.stop=[A]"], "no letters"),
         ([*PROMPTED, "generate.top_p=0"], "generate.top_p=0.0: expected more than 0"),

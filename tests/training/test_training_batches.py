@@ -34,6 +34,22 @@ def test_language_model_batch_by_hand(tmp_path, small):
     assert batch.known.tolist() == [[True, True, True, False, True]]
 
 
+def test_labelled_windows_stand_behind_the_token_of_their_label(tmp_path, small):
+    records = [
+        ("r", b"ACgtNA", "b", "train"),
+        ("q", b"CCGTAA", "a", "train"),
+        ("p", b"TTTTTT", None, "train"),
+        ("o", b"CCGTAA", "a", "train"),
+    ]
+    store, config = store_of(tmp_path / "s", *records), small("language_model")
+    config.task.labelled = 0.75
+    batch = read_batch(windows(store, "train", 6), np.arange(4), config, CPU)
+    assert batch.inputs.tolist() == [[16, 0, 1, 2, 3], [15, 1, 1, 2, 3], [3] * 5, [1, 1, 2, 3, 0]]
+    assert batch.targets.tolist() == [[0, 1, 2, 3, 4], [1, 1, 2, 3, 0], [3] * 5, [1, 2, 3, 0, 0]]
+    assert batch.weights.tolist() == [[1, 1, 0.5, 0.5, 0], [1] * 5, [1] * 5, [1] * 5]
+    assert new_model(config, store).token_of("b") == 16
+
+
 def test_weights_follow_the_strand(tmp_path, small):
     store = store_of(tmp_path / "s", ("r", b"ACgtNA", None, "train"))
     config = small("language_model")

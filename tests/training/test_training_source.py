@@ -8,6 +8,7 @@ import torch
 from ssm_seq.commands.cli import main
 from ssm_seq.commands.evaluate_task import evaluate_task
 from ssm_seq.config import Config, DataConfig, EvaluateConfig, ModelConfig, OptimConfig, TaskConfig
+from ssm_seq.data.store import Store, StoreWriter
 from ssm_seq.errors import InputError
 from ssm_seq.inference.answers import relative_squares, right_answers
 from ssm_seq.models import load_model
@@ -117,6 +118,32 @@ def test_a_curriculum_needs_steps(tmp_path):
     with pytest.raises(InputError, match=r"task\.curriculum_steps=0: expected 1 or more"):
         train(settings, None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "share", "sentence"),
+    [
+        ("language_model", 1.5, "task.labelled=1.5: expected a share, 0 to 1"),
+        ("copying", 0.5, "task.labelled=0.5: only a language_model of a store reads labels, not copying"),
+    ],
+)
+def test_labels_that_no_run_can_read_are_refused(tmp_path, task, share, sentence):
+    settings = config(task)
+    settings.task.labelled = share
+    with StoreWriter(tmp_path / "store", "dna") as writer:
+        writer.add("r", [b"ACGT" * 20], split="train")
+    store = Store.open(tmp_path / "store") if task == "language_model" else None
+    with pytest.raises(InputError, match=sentence):
+        train(settings, store, tmp_path / "out")
+
+
+def test_labels_that_a_store_does_not_have_are_refused(tmp_path):
+    settings = config("language_model")
+    settings.task.labelled = 1.0
+    with StoreWriter(tmp_path / "store", "dna") as writer:
+        writer.add("r", [b"ACGT" * 20], split="train")
+    with pytest.raises(InputError, match=r"no record of .*store has a label"):
+        train(settings, Store.open(tmp_path / "store"), tmp_path / "out")
 
 
 def test_a_perfect_model_is_right_everywhere(tmp_path):
