@@ -14,8 +14,9 @@ from ssm_seq.layers import map_state
 from ssm_seq.models import Classifier, LanguageModel
 
 DTYPES = [torch.float32, torch.float64]
+RECURRENT = ["mamba", "h3", "s4", "s4d", "s5", "dss", "lssl", "ema", "lstm", "gru"]
 MODELS = pytest.mark.parametrize("kind", ["language_model", "classifier"])
-LAYERS = pytest.mark.parametrize("layer", ["mamba", "s4d"])
+LAYERS = pytest.mark.parametrize("layer", RECURRENT)
 
 
 def make(layer="mamba", kind="language_model", dtype=torch.float32, seed=0):
@@ -52,9 +53,9 @@ def write(path, change):
 
 
 @torch.inference_mode()
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    layer=st.sampled_from(["mamba", "s4d"]),
+    layer=st.sampled_from(RECURRENT),
     kind=st.sampled_from(["language_model", "classifier"]),
     dtype=st.sampled_from(DTYPES),
     batch=st.integers(1, 3),
