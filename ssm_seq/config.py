@@ -140,6 +140,7 @@ class OptimConfig:
     """The training run. `steps` are optimiser steps of `batch_size * accumulate` windows each.
 
     ssm_lr: learning rate of the parameters that a layer declares as its state-space parameters.
+    ssm_lrs: rates of some of these by their names in the layer, such as {log_dt: 1.0e-3, A_imag: 1.0e-4}.
     eps: AdamW moves a parameter less where its gradients are not far above this. Time steps of 1e-9 have
         gradients of that size.
     precision: of the layers on a GPU, `bfloat16` (autocast) or `float32`; a CPU always takes float32.
@@ -147,6 +148,7 @@ class OptimConfig:
 
     lr: float = 2e-3
     ssm_lr: float = 1e-3
+    ssm_lrs: dict[str, float] = field(default_factory=dict)
     weight_decay: float = 0.01
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     eps: float = 1e-8

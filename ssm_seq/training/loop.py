@@ -81,6 +81,9 @@ def _check_values(config: Config) -> None:
     expect_at_least(config, {f"optim.{name}": 1 for name in counts} | {f"optim.{name}": 0 for name in rates})
     expect_at_least(config, {"data.window": 2, "data.soft_mask_weight": 0, "optim.seed": 0})
     optim = config.optim
+    for name, rate in optim.ssm_lrs.items():
+        if not rate >= 0:
+            raise InputError(f"optim.ssm_lrs.{name}={rate}: expected 0 or more")
     if not optim.clip > 0:
         raise InputError(f"optim.clip={optim.clip}: expected more than 0 (inf for no clipping)")
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ssm_seq.config import OptimConfig
+from ssm_seq.errors import InputError
 
 
 def new_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
@@ -17,27 +18,40 @@ def new_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
-    """Every trainable parameter once, in three groups for `torch.optim.AdamW`; empty groups are left out.
+    """Every trainable parameter once, in groups for `torch.optim.AdamW`; empty groups are left out.
 
     `ssm`: what the model's layers declare by `ssm_parameters()`: rate `ssm_lr`, no decay.
+    `ssm.NAME`: those of them that `ssm_lrs` has a rate for, by name: that rate, no decay.
     `plain`: embeddings and all vectors (norms, biases, skip weights): rate `lr`, no decay.
     `decayed`: the other matrices: rate `lr`, decay `weight_decay`.
     Each group keeps its full rate as `peak_lr`; the loop scales it by `schedule`.
+
+    Raises:
+        InputError: no state-space parameter has a name of `ssm_lrs`.
     """
     ssm = {id(parameter) for parameter in model.ssm_parameters()}
-    members: dict[str, dict[int, nn.Parameter]] = {"decayed": {}, "plain": {}, "ssm": {}}
+    rates = {"decayed": optim.lr, "plain": optim.lr, "ssm": optim.ssm_lr}
+    rates |= {f"ssm.{name}": rate for name, rate in optim.ssm_lrs.items()}
+    members: dict[str, dict[int, nn.Parameter]] = {name: {} for name in rates}
+    known = set()
     for module in model.modules():
-        for parameter in module.parameters(recurse=False):
+        for own_name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in ssm:
+                known.add(own_name)
             if not parameter.requires_grad or any(id(parameter) in group for group in members.values()):
                 continue  # frozen, or tied to one that was seen before
             if id(parameter) in ssm:
-                name = "ssm"
+                name = f"ssm.{own_name}" if own_name in optim.ssm_lrs else "ssm"
             elif isinstance(module, nn.Embedding) or parameter.ndim < 2:
                 name = "plain"
             else:
                 name = "decayed"
             members[name][id(parameter)] = parameter
-    rates = {"decayed": optim.lr, "plain": optim.lr, "ssm": optim.ssm_lr}
+    if unknown := sorted(optim.ssm_lrs.keys() - known):
+        raise InputError(
+            f"optim.ssm_lrs.{unknown[0]}: the model has no state-space parameter of this name; "
+            f"known: {', '.join(sorted(known)) or 'none'}"
+        )
     return [
         {
             "name": name,

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from ssm_seq.config import ModelConfig, OptimConfig
+from ssm_seq.errors import InputError
 from ssm_seq.models import Classifier, LanguageModel
 from ssm_seq.training.batches import losses
-from ssm_seq.training.loop import Run
+from ssm_seq.training.loop import Run, train
 from ssm_seq.training.optimizer import new_optimizer, parameter_groups, schedule
 
 
@@ -47,6 +48,48 @@ def test_eps_decides_what_counts_as_a_gradient(eps, moved):
     before, bias.grad = bias.detach().clone(), torch.full_like(bias, 1e-9)
     new_optimizer(model, OptimConfig(ssm_lr=0.5, eps=eps)).step()
     assert (before - bias).mean().item() == pytest.approx(0.5 * moved, rel=0.15)
+
+
+def test_parameters_may_have_rates_of_their_own():
+    config = ModelConfig(layer="s4", d_model=8, n_layers=2, d_state=4)
+    model = LanguageModel(config, 15, "dna")
+    optim = OptimConfig(lr=1.0, ssm_lr=0.25, ssm_lrs={"log_dt": 0.5, "A_imag": 0.0}, weight_decay=0.1)
+    groups = {group["name"]: group for group in parameter_groups(model, optim)}
+    layers = [block.layer for block in model.backbone.blocks]
+    for name, rate in optim.ssm_lrs.items():
+        group = groups[f"ssm.{name}"]
+        assert [id(p) for p in group["params"]] == [id(getattr(layer, name)) for layer in layers]
+        assert (group["lr"], group["peak_lr"], group["weight_decay"]) == (rate, rate, 0.0)
+    assert {id(p) for p in groups["ssm"]["params"]} == {
+        id(p) for layer in layers for p in (layer.log_A_real, layer.P, layer.B)
+    }
+    with pytest.raises(InputError, match=r"ssm_lrs\.dt: .*; known: A_imag, B, P, log_A_real, log_dt"):
+        parameter_groups(model, OptimConfig(ssm_lrs={"dt": 0.1}))
+    with pytest.raises(InputError, match=r"ssm_lrs\.C: the model has no state-space parameter of this name"):
+        parameter_groups(model, OptimConfig(ssm_lrs={"C": 0.1}))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_every_parameter_moves_at_its_rate(dna, small, device):
+    """The first step of Adam is as long as the learning rate."""
+    config = small("language_model", warmup_steps=0, lr=1e-3, ssm_lr=1e-4, weight_decay=0.0, clip=math.inf)
+    config.model = ModelConfig(layer="s4d", d_model=8, n_layers=1, d_state=4)
+    config.optim.ssm_lrs = {"log_dt": 1e-5, "A_imag": 0.0}
+    run = Run(config, dna, torch.device(device))
+    layer = run.model.backbone.blocks[0].layer
+    assert run.optimizer.defaults["fused"] == (device == "cuda")
+    names = ("C", "log_A_real", "log_dt", "A_imag")
+    before = {name: getattr(layer, name).detach().clone() for name in names}
+    run.take_step()
+    moved = [(getattr(layer, name) - before[name]).abs().max().item() for name in names]
+    assert moved == pytest.approx([1e-3, 1e-4, 1e-5, 0.0], rel=0.02)
+
+
+def test_a_rate_below_zero_is_refused(dna, small, tmp_path):
+    config = small("language_model")
+    config.optim.ssm_lrs = {"A_log": -1e-3}
+    with pytest.raises(InputError, match=r"optim\.ssm_lrs\.A_log=-0\.001: expected 0 or more"):
+        train(config, dna, tmp_path / "run")
 
 
 def test_tied_and_frozen_parameters():
