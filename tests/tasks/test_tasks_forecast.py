@@ -1,9 +1,12 @@
 """A series is cut in time, and its forecasts are relative to the last known value."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from ssm_seq.config import compose
 from ssm_seq.errors import InputError
 from ssm_seq.tasks.forecast import Forecast
 from ssm_seq.tasks.task import numbered_generator
@@ -67,3 +70,12 @@ def test_gaps_are_filled_and_bad_files_are_said_plainly(tmp_path):
     ):
         with pytest.raises(InputError, match=said):
             task.draw("train", 1, 5, torch.Generator())
+
+
+def test_the_experiment_fits_into_every_part_of_its_series(tmp_path):
+    config = compose(["experiment=forecast"], Path(__file__).parents[2] / "config")
+    series = write(tmp_path / "weekly.csv", np.arange(2284))  # weeks from 1958 to 2001
+    task, (length,) = Forecast(series, "level", config.task.horizon), config.evaluate.lengths
+    assert length == config.data.window
+    for split in ("train", "valid", "test"):
+        assert len(task.draw(split, 3, length, numbered_generator(0, split, 0, "cpu")).inputs) == 3
