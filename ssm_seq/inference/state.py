@@ -59,13 +59,17 @@ class State:
         """The given rows of the batch, in their order, as a copy; a row may come more than once (a fork)."""
         return self._map(lambda tensor: tensor[torch.as_tensor(rows, device=tensor.device)])
 
+    def fits(self, model: Model) -> bool:
+        """Whether its tensors have the names, shapes and dtypes of states of `model`."""
+        return list(_forms(self.parts)) == list(_forms(_outline(model, self.batch)))
+
     def save(self, path: Path | str, model: Model) -> None:
         """Write a file that appears whole or not at all and is tied to `model`.
 
         Raises:
             ValueError: this is not a state of `model`.
         """
-        if list(_forms(self.parts)) != list(_forms(_outline(model, self.batch))):
+        if not self.fits(model):
             raise ValueError("the state's tensors are not those of the model")
         named = dict(_leaves(self.parts)) | ({} if self.logits is None else {_LOGITS: self.logits})
         # Another order of the dimensions in memory would be another order of sums: other bits further on.
@@ -198,8 +202,8 @@ def _leaves(parts: tuple, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _leaves(part, f"{prefix}{name}.")
 
 
-def _forms(parts: tuple) -> Iterator[tuple[str, torch.Size]]:
-    return ((name, tensor.shape) for name, tensor in _leaves(parts))
+def _forms(parts: tuple) -> Iterator[tuple[str, torch.Size, torch.dtype]]:
+    return ((name, tensor.shape, tensor.dtype) for name, tensor in _leaves(parts))
 
 
 def _checksum(tensors: dict[str, Tensor], about: dict[str, str]) -> str:

@@ -253,7 +253,12 @@ def test_a_folder_that_holds_something_is_not_replaced(tmp_path, layout):
 @pytest.mark.parametrize("layout", ["mamba_ssm", "transformers"])
 def test_models_without_a_place(tmp_path, layout):
     classifier = Classifier(ModelConfig(d_model=8, n_layers=1), 15, ["a", "b"], "dna")
-    for model, said in [(make("s4d"), "language_model of s4d layers"), (classifier, "classifier of mamba")]:
+    labelled = LanguageModel(ModelConfig(d_model=8, n_layers=1), 15, "dna", classes=["a", "b"])
+    for model, said in [
+        (make("s4d"), "language_model of s4d layers"),
+        (classifier, "classifier of mamba"),
+        (labelled, f"tokens of classes, for which {layout} has no place"),
+    ]:
         with pytest.raises(InputError, match=said):
             save_checkpoint(model, tmp_path / "model", layout)
     assert list(tmp_path.iterdir()) == []

@@ -169,6 +169,15 @@ def test_a_state_without_logits_is_refused():
         generate(model, State(model.initial_state(1)), 5)
 
 
+@LAYERS
+def test_a_state_of_a_model_of_another_form_is_refused(layer):
+    model = make(layer)
+    wider = LanguageModel(ModelConfig(layer=layer, d_model=8, n_layers=2, d_state=4), 15, "dna").double()
+    for other in (make(layer).float(), make("ema"), wider):
+        with pytest.raises(InputError, match="the state is none of this model"):
+            generate(model, read_prompt(other, PROMPT), 5)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("layer", ["mamba", "s4d", "s4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
