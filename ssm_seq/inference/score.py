@@ -177,7 +177,9 @@ def read_pieces(
     On a GPU the values may still be on their way.
     """
     device = next(model.parameters()).device
-    values_of = ChunkReader(model, wanted, half, many=(length - start) // chunk >= _MANY)
+    # What is recorded takes its memory once more, so only chunks that leave most of it free are.
+    many = (length - start) // chunk >= _MANY and chunk <= choose_chunk(model, half=half)
+    values_of = ChunkReader(model, wanted, half, many)
     while start < length:
         end = min(start + chunk, length)
         ids = read(start, end)

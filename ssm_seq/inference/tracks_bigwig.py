@@ -1,9 +1,10 @@
 """A value for every position of every record as a bigWig file, in memory that does not grow with them.
 
 The format is that of Kent et al. 2010 ("BigWig and BigBed: enabling browsing of large distributed datasets",
-supplementary tables 5 to 19). It is written here, and not by libBigWig (pyBigWig 0.3.29), because that one
-goes on after a failed write: where space ran out it crashed, or left a cut file that still opens. Blocks are
-compressed on several threads.
+supplementary tables 5 to 19). It is written here, and not by libBigWig (pyBigWig 0.3.29), for two reasons.
+That one goes on after a failed write: where space ran out it crashed, or left a cut file that still opens.
+And it compresses on one thread, which would take most of the time that a whole chromosome takes here
+(docs/results/score_cpu.json); here blocks are compressed on several.
 """
 
 import math

@@ -181,6 +181,23 @@ def test_a_chunk_that_does_not_fit_is_halved(monkeypatch):
     np.testing.assert_allclose(values[LOG_LIKELIHOOD], expected[LOG_LIKELIHOOD], atol=1e-5)
 
 
+@pytest.mark.gpu
+def test_a_chunk_that_does_not_fit_a_gpu_is_halved():
+    model, length = LanguageModel(ModelConfig(d_model=256, n_layers=1), 15, "dna").cuda(), 1 << 19
+    ids = random_ids(length)
+    _, expected = scored(model, ids, 1 << 15, [LOG_LIKELIHOOD])
+    torch.cuda.empty_cache()
+    room = (torch.cuda.memory_reserved() + 2**30) / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(room)
+    try:
+        with pytest.warns(UserWarning, match=f"{length} positions at once don't fit memory; going on with"):
+            found, values = scored(model, ids, length, [LOG_LIKELIHOOD])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert 1 << 14 <= found.chunk < length
+    np.testing.assert_allclose(values[LOG_LIKELIHOOD], expected[LOG_LIKELIHOOD], atol=1e-4)
+
+
 def test_no_room_for_a_single_position(monkeypatch):
     model = make()
 
