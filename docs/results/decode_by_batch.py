@@ -1,6 +1,6 @@
 """Ids generated a second against the batch, from decode_h100.json: decode_by_batch.svg.
 
-After `ssm-seq bench --only decode --out docs/results/decode_h100.json`:
+After `ssm-seq bench --device cuda --only decode --out docs/results/decode_h100.json`:
 python docs/results/decode_by_batch.py
 """
 
@@ -9,45 +9,72 @@ import re
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssm_seq.reporting.style import COLOURS, blank, to_svg
+from ssm_seq.reporting.style import COLOURS, MUTED, blank, grid, to_svg
 
 HERE = Path(__file__).parent
-_NAME = re.compile(r"decode (\d+x\d+) batch (\d+)")
+RATE = 16_000  # Hz
+_NAME = re.compile(r"decode (?P<model>(?:s4d )?\d+x\d+) batch (?P<batch>\d+)(?P<peer>, .*)?")
+_MODELS = {"8x256": 0, "s4d 8x256": 4, "12x512": 2, "48x1024": 3}  # and their colours
+Points = list[tuple[int, float]]
 
 
 def by_batch(records: list[dict[str, Any]]) -> Figure:
-    """A line for each size of model, and mamba-ssm's beside it."""
-    series: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    """A line for each model, marks where mamba-ssm was recorded, and what real time asks for."""
+    ours: dict[str, Points] = {}
+    recorded: dict[str, Points] = {}
+    theirs: Points = []
     for record in records:
-        if matched := _NAME.fullmatch(record["name"]):
-            for key in ("value", "peer_value"):
-                if record.get(key) is not None:
-                    series.setdefault((matched[1], key), []).append((int(matched[2]), record[key]))
-    drawing = blank(3.6)
+        matched = _NAME.fullmatch(record["name"])
+        if matched is None or record["value"] is None:
+            continue
+        model, batch = matched["model"], int(matched["batch"])
+        if matched["peer"]:
+            theirs.append((batch, record["value"]))
+            continue
+        ours.setdefault(model, []).append((batch, record["value"]))
+        if record.get("peer_value") is not None:
+            recorded.setdefault(model, []).append((batch, record["peer_value"]))
+    drawing = blank(3.9)
     drawing.set_facecolor("white")  # it stands on pages of any colour
     axes = drawing.subplots()
-    for number, size in enumerate(dict.fromkeys(size for size, _ in series)):
-        looks = {
-            "value": {"label": f"{size.replace('x', ' x ')}", "marker": "o"},
-            "peer_value": {
-                "label": f"{size.replace('x', ' x ')}, mamba-ssm",
-                "marker": "s",
-                "linestyle": "--",
-            },
-        }
-        for key, look in looks.items():
-            if points := series.get((size, key)):
-                axes.loglog(*zip(*sorted(points), strict=True), color=COLOURS[number], **look)
-    batches = sorted({batch for points in series.values() for batch, _ in points})
+    for model, colour in _MODELS.items():
+        _line(axes, ours.get(model, []), "o-", COLOURS[colour], _title(model))
+        _line(axes, recorded.get(model, []), "s", COLOURS[colour], "")
+    if recorded:
+        axes.plot([], [], "s", color=MUTED, markerfacecolor="none", label="mamba-ssm, recorded")
+    _line(axes, theirs, "^:", MUTED, "transformers, 8 x 256")
+    batches = sorted({batch for points in ours.values() for batch, _ in points})
+    axes.plot(batches, [RATE * batch for batch in batches], "--", color=MUTED, linewidth=1)
+    axes.annotate(
+        "16 kHz sound, each in real time",
+        (batches[-1], RATE * batches[-1]),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="right",
+        color=MUTED,
+        size=8,
+    )
+    axes.set(xscale="log", yscale="log", ylabel="ids a second, in all")
+    axes.set_xlabel("sequences at once")
     axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
     axes.minorticks_off()
-    axes.set(
-        xlabel="sequences at once (layers x d_model, 16 states, bfloat16)", ylabel="ids a second, in all"
-    )
-    axes.legend()
+    grid(axes)
+    drawing.legend(loc="outside right center", fontsize=8)
     return drawing
+
+
+def _line(axes: Axes, points: Points, form: str, colour: str, label: str) -> None:
+    if points:
+        filled = "none" if form == "s" else colour
+        axes.plot(*zip(*sorted(points), strict=True), form, color=colour, label=label, markerfacecolor=filled)
+
+
+def _title(model: str) -> str:
+    layer, size = ("S4D", model[4:]) if model.startswith("s4d") else ("Mamba", model)
+    return f"{layer} {size.replace('x', ' x ')}"
 
 
 def main() -> None:
