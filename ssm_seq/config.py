@@ -140,7 +140,8 @@ class OptimConfig:
     """The training run. `steps` are optimiser steps of `batch_size * accumulate` windows each.
 
     ssm_lr: learning rate of the parameters that a layer declares as its state-space parameters.
-    ssm_lrs: rates of some of these by their names in the layer, such as {log_dt: 1.0e-3, A_imag: 1.0e-4}.
+    ssm_lrs: rates of some of these by their names in the layer, such as {log_dt: 1.0e-3, A_imag: 1.0e-4}; on
+        the command line +optim.ssm_lrs.log_dt=1e-3.
     eps: AdamW moves a parameter less where its gradients are not far above this. Time steps of 1e-9 have
         gradients of that size.
     precision: of the layers on a GPU, `bfloat16` (autocast) or `float32`; a CPU always takes float32.
@@ -174,6 +175,7 @@ class EvaluateConfig:
     lengths: window lengths (classification), read in chunks of `chunk` positions with the state carried.
     max_windows: at most so many windows a length, drawn with `seed`; bootstrap: resamples for intervals.
     kmer, markov_order: the baselines' sizes.
+    rate: for a store of sound at another sampling rate, the one of the model's training divided by it.
     """
 
     lengths: list[int] = field(default_factory=lambda: [1024])
@@ -183,6 +185,7 @@ class EvaluateConfig:
     bootstrap: int = 1000
     kmer: int = 4
     markov_order: int = 8
+    rate: float = 1.0
     seed: int = 0
 
 
@@ -196,6 +199,7 @@ class ScoreConfig:
         probability, `embeddings` of every position and `pooled` ones of every record, both NPY, and
         `embeddings_parquet` and `pooled_parquet`.
     precision: of the layers on a GPU, `bfloat16` (autocast) or `float32`; a CPU always takes float32.
+    rate: of sound; read at the sampling rate of the model's training divided by it.
     """
 
     input: str | None = None
@@ -203,6 +207,7 @@ class ScoreConfig:
     strand: str = "forward"
     outputs: list[str] = field(default_factory=lambda: ["bigwig"])
     precision: str = "bfloat16"
+    rate: float = 1.0
 
 
 @dataclass

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ssm_seq.commands.device import choose_device
 from ssm_seq.commands.evaluate_task import evaluate_task
+from ssm_seq.commands.sampling import at_rate
 from ssm_seq.config import Config, compose, expect_at_least
 from ssm_seq.data.alphabet import Dna, Sound
 from ssm_seq.data.store import Store
@@ -31,7 +32,7 @@ from ssm_seq.evaluation.metrics import (
 from ssm_seq.evaluation.spectrogram import log_mel_statistics
 from ssm_seq.files import write_json
 from ssm_seq.inference import bits_of_windows, classify_windows
-from ssm_seq.models import Classifier, LanguageModel, load_model
+from ssm_seq.models import Classifier, LanguageModel, Regressor, load_model
 from ssm_seq.tasks import TASKS
 
 
@@ -44,8 +45,7 @@ def run(options: Namespace) -> None:
     if config.task.name in TASKS:
         if options.baselines:
             raise InputError(f"task.name={config.task.name}: this task has no simple baselines")
-        model = load_model(options.model, choose_device(config.device))
-        write_json(options.out, evaluate_task(config, model))
+        write_json(options.out, evaluate_task(config, _model(options, config)))
         return
     if options.store is None:
         raise InputError(f"task.name={config.task.name}: give the folder of a byte store with --store")
@@ -53,8 +53,13 @@ def run(options: Namespace) -> None:
     if options.baselines:
         result = evaluate_baselines(config, store)
     else:
-        result = evaluate_model(config, store, load_model(options.model, choose_device(config.device)))
+        result = evaluate_model(config, store, _model(options, config))
     write_json(options.out, result)
+
+
+def _model(options: Namespace, config: Config) -> Classifier | LanguageModel | Regressor:
+    model = load_model(options.model, choose_device(config.device))
+    return at_rate(model, config.evaluate.rate, "evaluate.rate")
 
 
 def evaluate_model(config: Config, store: Store, model: Classifier | LanguageModel) -> dict[str, Any]:
@@ -191,9 +196,13 @@ def _check(config: Config, store: Store, model: Classifier | LanguageModel) -> N
     """The model must be of the configuration's task and made for the store's kind of data."""
     ours = (store.alphabet.name, store.sample_rate)
     if (model.alphabet, model.sample_rate) != ours:
+        hint = ""
+        if model.alphabet == store.alphabet.name and model.sample_rate and store.sample_rate:
+            rate = config.evaluate.rate * model.sample_rate / store.sample_rate
+            hint = f" or evaluate.rate={rate:g}"
         raise InputError(
-            f"{store.path}: the store holds {_kind(*ours)}, the model was trained on "
-            f"{_kind(model.alphabet, model.sample_rate)}; expected the same"
+            f"{store.path}: the store holds {_kind(*ours)}, the model reads "
+            f"{_kind(model.alphabet, model.sample_rate)}; expected the same{hint}"
         )
     if config.task.name != model.kind and (config.task.name, model.kind) != ("classify", "classifier"):
         raise InputError(f"the model is a {model.kind}, the configuration's task is {config.task.name}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ssm_seq.commands import variants
 from ssm_seq.commands.device import choose_device
+from ssm_seq.commands.sampling import at_rate
 from ssm_seq.commands.stores import store_for
 from ssm_seq.config import compose
 from ssm_seq.data.alphabet import BYTES, Sound, alphabet
@@ -32,6 +33,7 @@ def run(options: Namespace) -> None:
         raise InputError("name a file with --input, or calls with --variants and --reference")
     config = compose(options.overrides, options.config_dir)
     model = load_model(options.model, choose_device(config.device))
+    model = at_rate(model, config.score.rate, "score.rate")
     outputs = tuple(config.score.outputs) if options.tracks else ()
     request = Request(config.score.chunk, config.score.strand, outputs, config.score.precision)
     request.check(model)
