@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssm_seq.config import ModelConfig, OptimConfig
+from ssm_seq.config import ModelConfig, OptimConfig, compose
 from ssm_seq.errors import InputError
 from ssm_seq.models import Classifier, LanguageModel
 from ssm_seq.training.batches import losses
@@ -55,6 +55,7 @@ def test_parameters_may_have_rates_of_their_own():
     model = LanguageModel(config, 15, "dna")
     optim = OptimConfig(lr=1.0, ssm_lr=0.25, ssm_lrs={"log_dt": 0.5, "A_imag": 0.0}, weight_decay=0.1)
     groups = {group["name"]: group for group in parameter_groups(model, optim)}
+    assert compose(["+optim.ssm_lrs.log_dt=0.5"]).optim.ssm_lrs == {"log_dt": 0.5}
     layers = [block.layer for block in model.backbone.blocks]
     for name, rate in optim.ssm_lrs.items():
         group = groups[f"ssm.{name}"]
