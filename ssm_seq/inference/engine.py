@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ssm_seq.inference.score_values import check_weights
 from ssm_seq.inference.state import State, concatenate
 from ssm_seq.kernels.decode import MambaStack, Rule, S4DStack, decoder
 from ssm_seq.kernels.decode.op import Decoder
@@ -42,8 +43,10 @@ def engine(model: LanguageModel, dtype: torch.dtype | None = None) -> Engine:
         model's own in any case.
 
     Raises:
+        InputError: weights that are not finite.
         ValueError: another dtype.
     """
+    check_weights(model)
     stack = stacked(model)
     fused = None if stack is None else decoder(stack, dtype)
     return _Stepwise(model) if fused is None else _Fused(fused, stack, dtype)

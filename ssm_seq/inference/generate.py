@@ -127,7 +127,7 @@ class _Walk:
         draws = uniform(self._seed, items, places + torch.arange(steps, device=self._device))
         ids, after = self._engine.run(self._state, draws, self._rule)
         if not after.logits.isfinite().all():
-            raise InputError("the model's logits are not finite: its weights are damaged or it diverges")
+            raise InputError("the model's logits are not finite: its numbers overflow")
         self.ids[self.going, first : first + steps] = ids.cpu().numpy()
         if not self._stop:
             self._state = after

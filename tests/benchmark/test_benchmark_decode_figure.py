@@ -1,4 +1,4 @@
-"""The figure of generation against the batch, from made-up records and as it lies beside the measured ones."""
+"""Generation against the batch, of made-up records and as it lies beside the measured ones."""
 
 import json
 import runpy

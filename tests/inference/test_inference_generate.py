@@ -159,7 +159,16 @@ def test_damaged_weights_are_noticed(layer):
     model = make(layer)
     with torch.no_grad():
         model.backbone.blocks[1].layer.out_proj.weight[0, 0] = torch.nan
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match=r"tensor backbone.blocks.1.layer.out_proj.weight .* NaN"):
+        generate(model, PROMPT, 5)
+
+
+@LAYERS
+def test_numbers_that_overflow_are_noticed(layer):
+    model = make(layer)
+    with torch.no_grad():
+        model.head.weight.fill_(1e308)
+    with pytest.raises(InputError, match="logits are not finite"):
         generate(model, PROMPT, 5)
 
 
