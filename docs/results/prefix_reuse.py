@@ -7,8 +7,8 @@
 On a GPU the model is one of model.d_model=256 model.n_layers=8.
 """
 
+import argparse
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -78,9 +78,16 @@ def measure(model: LanguageModel, ids: np.ndarray, exact: int) -> Iterator[dict[
         yield {"name": f"window of {len(ids)}, {name}", "unit": unit} | rounded
 
 
-def main(folder: str, out: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="folder of a trained model")
+    parser.add_argument("out", type=Path, help="the result file")
+    parser.add_argument("--commit", help="what is measured, where it is not git's HEAD")
+    options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(folder, device)
+    model = load_model(options.model, device)
     _, chunks = next(read_fasta(GENOME))
     genome = DNA.encode(b"".join(chunks))
     records = [
@@ -92,14 +99,14 @@ def main(folder: str, out: str) -> None:
     threads = f"{processor()}, {torch.get_num_threads()} threads"
     about = {
         "what": f"Prefix reuse, {size}, float32, tolerance 1e-3, random edits of E. coli",
-        "command": f"python docs/results/prefix_reuse.py results/genome/model {out}",
-        "commit": git_commit(),
+        "command": f"python docs/results/prefix_reuse.py {options.model} {options.out}",
+        "commit": options.commit or git_commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": torch.cuda.get_device_name() if device.type == "cuda" else threads,
         "software": f"torch {torch.__version__}, Python {platform.python_version()}",
     }
-    write_json(Path(out), about | {"records": records})
+    write_json(options.out, about | {"records": records})
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
