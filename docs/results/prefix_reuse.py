@@ -79,9 +79,7 @@ def measure(model: LanguageModel, ids: np.ndarray, exact: int) -> Iterator[dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", type=Path, help="folder of a trained model")
     parser.add_argument("out", type=Path, help="the result file")
     parser.add_argument("--commit", help="what is measured, where it is not git's HEAD")
