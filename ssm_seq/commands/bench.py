@@ -31,6 +31,16 @@ from ssm_seq.errors import InputError
 from ssm_seq.files import write_json
 from ssm_seq.training.run_record import git_commit, processor
 
+# What a result file is about that has one group alone.
+WHAT_ALONE = {
+    "lti_scan": "The diagonal time-invariant scan, bfloat16 unless it says float32, beside a convolution by "
+    "torch.fft in float32 with a kernel that is there already, medians and their middle 80 %",
+    "s4_kernel": "Kernels of S4, HiPPO-LegS, float32, (channels, length), medians and the middle 80 %",
+    "decode": "Generation by Mamba and S4D models of random weights, d_state 16 and 64, 256 ids, wall time",
+    "score": "The streaming scorer, Mamba of DNA with random weights, wall time",
+}
+WITH_RECORDED_PEERS = {"scan", "conv", "mixer", "models"}
+
 
 class Job(NamedTuple):
     """planned: the figures that `run` gives, one after the other, without their values."""
@@ -119,16 +129,13 @@ def _head(options: Namespace, device: torch.device) -> dict[str, Any]:
     else:
         hardware = f"{processor()}, {torch.get_num_threads()} threads"
         what = "Kernels and a language model, float32, medians and the middle 80 %"
-    if options.only == ["s4_kernel"]:
-        what = "Kernels of S4, HiPPO-LegS, float32, (channels, length), medians and the middle 80 %"
-    if options.only == ["decode"]:
-        what = "Generation by Mamba and S4D models of random weights, d_state 16 and 64, 256 ids, wall time"
-    if options.only == ["score"]:
-        what = "The streaming scorer, Mamba of DNA with random weights, wall time"
+    if options.only and len(options.only) == 1:
+        what = WHAT_ALONE.get(options.only[0], what)
     command = ["ssm-seq", "bench", "--device", device.type]
     command += ["--only", *options.only] if options.only else []
     command += ["--out", str(options.out)] if options.out else []
-    peers = {"peers": cases.RECORDED} if hardware == H100 else {}
+    recorded = WITH_RECORDED_PEERS.intersection(options.only or GROUPS)
+    peers = {"peers": cases.RECORDED} if hardware == H100 and recorded else {}
     return {
         "what": what,
         "command": shlex.join(command),
