@@ -91,11 +91,14 @@ def generate(
             raise InputError(
                 "the state has no logits to draw the next id from; it was not made to go on from"
             )
+        # A fork of a run goes on in its items' streams too: no random number is used twice.
+        drawn = np.repeat(state.notes.get(_DRAWN, [0] * state.batch), count)
         if count > 1:
             state = state.select(np.repeat(np.arange(state.batch), count).tolist())
         task = bar.add_task("steps", total=length)
         start = time.perf_counter()
-        walk = _Walk(run_by, state, rule or Rule(), seed, [np.asarray(sequence) for sequence in stop], length)
+        stops = [np.asarray(sequence) for sequence in stop]
+        walk = _Walk(run_by, state, drawn, rule or Rule(), seed, stops, length)
         steps = _STEPS_ON_GPU if state.logits.is_cuda and not stop else STEPS
         for first in range(0, length, steps):
             if len(walk.going):
@@ -108,17 +111,26 @@ def generate(
 
 
 class _Walk:
-    """Items on their way. ids (items, length), lengths (items,); going: the items that have not ended."""
+    """Items on their way. ids (items, length), lengths (items,); going: the items that have not ended.
+
+    drawn: how many ids each item has drawn before the first id here.
+    """
 
     def __init__(
-        self, run_by: Engine, state: State, rule: Rule, seed: int, stop: list[NDArray], length: int
+        self,
+        run_by: Engine,
+        state: State,
+        drawn: NDArray[np.int64],
+        rule: Rule,
+        seed: int,
+        stop: list[NDArray],
+        length: int,
     ) -> None:
         self.ids = np.zeros((state.batch, length), np.int64)
         self.lengths, self.going = np.full(state.batch, length), np.arange(state.batch)
         self._engine, self._rule, self._seed, self._stop = run_by, rule, seed, stop
         self._device = state.logits.device
-        self._drawn = np.array(state.notes.get(_DRAWN, [0] * state.batch))  # before the first id here
-        self._state, self._ended = State(state.parts, state.logits), {}
+        self._drawn, self._state, self._ended = drawn, State(state.parts, state.logits), {}
 
     def on(self, first: int, steps: int) -> None:
         """All items that have not ended, from their `first` id by so many steps, or to their ends."""

@@ -126,6 +126,15 @@ def test_a_state_forks(layer):
     assert state.batch == 1
 
 
+def test_a_fork_of_a_run_goes_on_in_its_streams():
+    """The first of three is the run itself going on; none takes random numbers that the run has taken."""
+    model = make()
+    whole = generate(model, PROMPT, 40, seed=5)
+    fork = generate(model, generate(model, PROMPT, 15, seed=5).state, 25, seed=5, count=3)
+    np.testing.assert_array_equal(fork.ids[:1], whole.ids[:, 15:])
+    assert fork.state.notes == {"drawn": [40, 40, 40]} and len({row.tobytes() for row in fork.ids}) == 3
+
+
 @LAYERS
 def test_the_state_has_read_the_last_id(layer):
     model = make(layer).eval()
