@@ -20,6 +20,7 @@ CHUNK = 16  # positions that one product takes
 LONGEST = 32
 ROWS = 16  # of a program
 BYTES = 16  # of a position that a program reads: four channels in float32, a warp each
+ENDS_REGISTERS = 128  # of a thread that takes the ends of up to 32 pairs: 16 warps fit on a multiprocessor
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class _Walks:
             V_ROW=v.stride(1), W_ROW=0 if w is None else w.stride(1),
             REVERSE=form is not self._forth, ENDS=ends, WIDE=v.dtype == torch.float32,
             SIZE=CHUNK, ROWS=ROWS, CHANNELS_=channels, PAIRS_=max(16, next_power_of_2(self.pairs)),
-            num_warps=channels,
+            num_warps=channels, maxnreg=ENDS_REGISTERS if ends and self.pairs <= 32 else None,
         )  # fmt: skip
 
     def _pass(self, states: Tensor, start: Tensor | None, kept: Tensor | None = None) -> Tensor | None:

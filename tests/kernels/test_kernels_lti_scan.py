@@ -255,6 +255,18 @@ def test_rows_change_rounding_only(scale, monkeypatch):
 
 
 @pytest.mark.gpu
+def test_rows_as_long_as_there_are_stay_exact():
+    """Against the recurrence in float64 on the host, more than 100 rows of 32 chunks."""
+    from ssm_seq.kernels.lti_scan import gpu
+
+    host = lti_inputs(1, 70_001, 256, 2)
+    arguments = {name: tensor.cuda() for name, tensor in host.items()}
+    assert gpu.cut(arguments["u"]).chunks == gpu.LONGEST
+    found = {name: tensor.cpu() for name, tensor in with_gradients(lti_scan, arguments).items()}
+    assert_close(found, with_gradients(lti_scan, in_double(host)), FORWARD, GRADIENT)
+
+
+@pytest.mark.gpu
 def test_a_state_that_outlives_a_million_positions():
     """Its decay is met tens of thousands of times; in the end it must be that of the exponent."""
     arguments = lti_inputs(1, 1, 8, 4, device="cuda")
