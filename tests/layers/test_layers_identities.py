@@ -75,7 +75,7 @@ def kernel_of(layer):
 
 @pytest.mark.parametrize("kind", [S4, S4D, DSS, LSSL, EMA])
 def test_every_layer_has_the_kernel_of_its_equations(kind):
-    """S4's blocks against Cauchy products, the scan against the Vandermonde product, LSSL's against powers."""
+    """S4's blocks against Cauchy products, the scan against the Vandermonde product, LSSL against powers."""
     torch.manual_seed(0)
     layer = kind(3, 16).double()
     with torch.no_grad():
