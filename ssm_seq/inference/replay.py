@@ -1,6 +1,8 @@
 """A function of tensors of fixed shapes as one CUDA graph: one launch in place of hundreds."""
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -21,18 +23,30 @@ class Replay:
     """
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], *example: Tensor) -> None:
-        self._function, self._graph = function, None
-        if example[0].is_cuda:
+        self._function = None if example[0].is_cuda else function  # a graph outlives what it was made by
+        if self._function is None:
             self._inputs = [tensor.clone() for tensor in example]
             function(*self._inputs)  # what is compiled at a first call cannot be recorded
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            with _without_collections(), torch.cuda.graph(self._graph):
                 self._outputs = function(*self._inputs)
 
     def __call__(self, *tensors: Tensor) -> Sequence[Tensor]:
-        if self._graph is None:
+        if self._function is not None:
             return self._function(*tensors)
         for own, tensor in zip(self._inputs, tensors, strict=True):
             own.copy_(tensor)
         self._graph.replay()
         return [output.clone() for output in self._outputs]
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """No garbage is collected inside: another graph that goes just then would break what is recorded."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -9,6 +9,7 @@ from torch import Tensor
 from ssm_seq.errors import InputError
 from ssm_seq.inference.replay import Replay, can_be_recorded
 from ssm_seq.inference.state import State, filled, tensors_of
+from ssm_seq.layers import map_state
 from ssm_seq.models import Classifier, LanguageModel
 
 LOG_LIKELIHOOD, ENTROPY, PROBABILITY, EMBEDDING = "log_likelihood", "entropy", "probability", "embedding"
@@ -75,19 +76,27 @@ class ChunkReader:
             return values_of(self._model, ids, before, self._wanted, self._half)
         logits = [] if before.logits is None else [before.logits]
         given = (ids, *logits, *tensors_of(before.parts))
-
-        def read(ids: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
-            state = State(filled(before.parts, tensors[len(logits) :]), tensors[0] if logits else None)
-            values, after = values_of(self._model, ids, state, self._wanted, self._half)
-            self._names = list(values)
-            return [*values.values(), *([after.logits] if logits else []), *tensors_of(after.parts)]
-
         if self._replay is None:
-            self._replay = Replay(read, *given)
+            self._replay, self._names = self._recorded(before, given)
         found = self._replay(*given)
         values, rest = found[: len(self._names)], found[len(self._names) :]
         after = State(filled(before.parts, rest[len(logits) :]), rest[0] if logits else None)
         return dict(zip(self._names, values, strict=True)), after
+
+    def _recorded(self, before: State, given: Sequence[Tensor]) -> tuple[Replay, list[str]]:
+        """`values_of` of tensors alone: ids, logits if there are some, a state; and its values' names."""
+        # What is recorded is freed with this reader, so it must not refer to it, nor to tensors of a state.
+        model, wanted, half = self._model, self._wanted, self._half
+        form, logits = map_state(lambda _: torch.empty(0), before.parts), int(before.logits is not None)
+        names: list[str] = []
+
+        def read(ids: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
+            state = State(filled(form, tensors[logits:]), tensors[0] if logits else None)
+            values, after = values_of(model, ids, state, wanted, half)
+            names[:] = values
+            return [*values.values(), *([after.logits] if logits else []), *tensors_of(after.parts)]
+
+        return Replay(read, *given), names
 
 
 def check_weights(model: Classifier | LanguageModel) -> None:
