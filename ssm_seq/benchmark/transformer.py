@@ -19,7 +19,7 @@ from ssm_seq.inference.replay import Replay
 
 _BASE = 10_000.0  # of the rotary positions
 _TIMED = 48  # steps
-_BACKENDS = SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION
+_BACKENDS = SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION
 
 
 class Shape(NamedTuple):
