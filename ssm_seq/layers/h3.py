@@ -10,6 +10,7 @@ from ssm_seq.kernels import causal_conv1d, causal_conv1d_step, lti_scan
 from ssm_seq.layers.contract import SequenceLayer, check_chunk
 from ssm_seq.layers.time_invariant import complex_normal, diagonal_step, log_time_steps, modes, wide
 from ssm_seq.ssm import s4d_lin
+from ssm_seq.ssm.checks import check_size
 
 
 class H3State(NamedTuple):
@@ -32,6 +33,7 @@ class H3(SequenceLayer[H3State]):
         self, d_model: int, d_state: int = 64, d_conv: int = 4, dt_min: float = 1e-3, dt_max: float = 1e-1
     ) -> None:
         super().__init__()
+        check_size("d_conv", d_conv)
         self.in_proj = nn.Linear(d_model, 3 * d_model)
         # Only holds the weights.
         self.conv1d = nn.Conv1d(d_model, d_model, d_conv, groups=d_model, bias=False)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ssm_seq.kernels import causal_conv1d_step, mamba_mixer, prenorm_mamba_mixer, selective_step
 from ssm_seq.kernels.mamba_mixer import definition
 from ssm_seq.layers.contract import SequenceLayer
+from ssm_seq.layers.time_invariant import log_time_steps
+from ssm_seq.ssm.checks import check_size
 
 
 class MambaState(NamedTuple):
@@ -38,6 +40,7 @@ class Mamba(SequenceLayer[MambaState]):
         dt_max: float = 1e-1,
     ) -> None:
         super().__init__()
+        check_size("d_state", d_state)
         self.d_state, self.dt_rank = d_state, math.ceil(d_model / 16)
         d_inner = expand * d_model
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
@@ -50,8 +53,8 @@ class Mamba(SequenceLayer[MambaState]):
 
         # Section 3.6 and appendix: softplus(bias) is log-uniform in [dt_min, dt_max].
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        dt = torch.exp(torch.empty(d_inner).uniform_(math.log(dt_min), math.log(dt_max)))
         with torch.no_grad():
+            dt = torch.exp(log_time_steps(d_inner, dt_min, dt_max))
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
 
     def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:

@@ -1,7 +1,8 @@
 """S4D: a diagonal state space in each channel (Gu, Gupta, Goel & Ré 2022, "On the Parameterization and
 Initialization of Diagonal State Space Models")."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,16 @@ from torch import Tensor, nn
 from ssm_seq.kernels import lti_scan
 from ssm_seq.layers.contract import SequenceLayer
 from ssm_seq.layers.time_invariant import diagonal_step, log_time_steps
-from ssm_seq.ssm import s4d_lin
+from ssm_seq.ssm import s4d_inv, s4d_legs, s4d_lin, s4d_real
+
+DiagonalInit = Literal["lin", "inv", "legs", "real"]
+# One of each pair of eigenvalues, (d_state / 2,) complex128.
+INITS: dict[str, Callable[[int], Tensor]] = {
+    "lin": s4d_lin,
+    "inv": s4d_inv,
+    "legs": lambda d_state: s4d_legs(d_state)[0],
+    "real": lambda d_state: s4d_real(d_state // 2).to(torch.complex128),
+}
 
 
 class S4DState(NamedTuple):
@@ -20,17 +30,32 @@ class S4DState(NamedTuple):
 
 
 class S4D(SequenceLayer[S4DState]):
-    """y = GLU(W GELU(SSM(u) + D u)), the SSM with zero-order hold and the S4D-Lin initialisation.
+    """y = GLU(W GELU(SSM(u) + D u)), the SSM with zero-order hold.
 
     x_t = Abar x_(t-1) + Bbar u_t and SSM(u)_t = 2 Re <C, x_t>, each channel for itself; Abar = exp(dt A),
-    Bbar = (Abar - 1) / A (B = 1 without loss: C absorbs it), A_n = -1/2 + i pi n (section 4.3).
+    Bbar = (Abar - 1) / A (B = 1 without loss: C absorbs it).
+
+    init: the A to start from (section 4): `lin`, A_n = -1/2 + i pi n; `inv`; `legs`, the eigenvalues of
+        HiPPO-LegS without its low-rank part; `real`, -(n + 1) without frequencies.
+
+    Raises:
+        ValueError: an odd d_state, not 0 < dt_min <= dt_max, or no such init.
     """
 
-    def __init__(self, d_model: int, d_state: int = 64, dt_min: float = 1e-3, dt_max: float = 1e-1) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 64,
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        init: DiagonalInit = "lin",
+    ) -> None:
         super().__init__()
         if d_state % 2:
             raise ValueError(f"d_state={d_state}: states come in conjugate pairs, expected an even number")
-        A, pairs = s4d_lin(d_state).to(torch.complex64), d_state // 2
+        if init not in INITS:
+            raise ValueError(f"init={init!r}: there is no such initialisation; known: {', '.join(INITS)}")
+        A, pairs = INITS[init](d_state).to(torch.complex64), d_state // 2
         self.log_dt = log_time_steps(d_model, dt_min, dt_max)
         self.log_A_real = nn.Parameter(torch.log(-A.real).repeat(d_model, 1))
         self.A_imag = nn.Parameter(A.imag.repeat(d_model, 1))

@@ -70,7 +70,8 @@ def power(A: StateMatrix, n: int) -> StateMatrix:
 
 
 def check_stable(A: StateMatrix) -> None:
-    """Raises ValueError if x' = A x grows: an eigenvalue of A lies right of the imaginary axis.
+    """Raises ValueError if x' = A x grows: an eigenvalue of A lies right of the imaginary axis, or A is not
+    finite.
 
     O(N^3) operations unless A is diagonal, or DPLR with Q = P (the same tensor) and Re Lambda <= 0.
 
@@ -78,6 +79,8 @@ def check_stable(A: StateMatrix) -> None:
     the eigenvalues of A, which rounding moves far in matrices as skewed as HiPPO's. Only where this
     sufficient test fails does the spectrum decide.
     """
+    if not all(bool(torch.isfinite(part).all()) for part in ([A] if isinstance(A, Tensor) else A)):
+        raise ValueError("A: an entry is infinite or not a number; expected a stable A")
     if isinstance(A, Diagonal):
         growth, slack = A.Lambda.detach().real.amax(), 0.0
     elif isinstance(A, DPLR) and A.P is A.Q and bool((A.Lambda.detach().real <= 0).all()):

@@ -120,8 +120,13 @@ def convolve(kernel: Tensor, u: Tensor) -> Tensor:
     """y_k = sum over j of K_j u_(k-j) by FFT: kernel (..., W, P, M), u (..., L, M) -> y (..., L, P).
 
     O(L log L): both are padded to the length of their sum, so that nothing wraps around.
+
+    Raises:
+        ValueError: L = 0 or W = 0.
     """
     L = u.shape[-2]
+    check_size("L", L)
+    check_size("W", kernel.shape[-3])
     kernel, u = in_one_dtype(kernel[..., :L, :, :], u)
     size = 2 ** (L + kernel.shape[-3] - 2).bit_length()
     forward, back = (torch.fft.fft, torch.fft.ifft) if u.is_complex() else (torch.fft.rfft, torch.fft.irfft)

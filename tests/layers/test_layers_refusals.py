@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ssm_seq.layers import DSS, EMA, H3, LSSL, S4, S5, Gated
+from ssm_seq.layers import DSS, EMA, H3, LSSL, S4, S4D, S5, Gated, Mamba
 
-WITH_TIME_STEPS = pytest.mark.parametrize("kind", [S4, S5, DSS, LSSL, H3])
+WITH_TIME_STEPS = pytest.mark.parametrize("kind", [S4, S4D, S5, DSS, LSSL, H3, Mamba])
 
 
 @WITH_TIME_STEPS
@@ -17,20 +17,22 @@ def test_time_steps_go_forward(kind, dt_min, dt_max):
         kind(4, 4, dt_min=dt_min, dt_max=dt_max)
 
 
-@pytest.mark.parametrize("kind", [S4, S5, DSS, H3])
+@pytest.mark.parametrize("kind", [S4, S4D, S5, DSS, H3])
 @pytest.mark.parametrize("d_state", [1, 5, 0])
 def test_complex_states_come_in_pairs(kind, d_state):
     with pytest.raises(ValueError, match=f"{d_state}.*(come in|expected)"):
         kind(4, d_state)
 
 
-@pytest.mark.parametrize("kind", [LSSL, EMA])
+@pytest.mark.parametrize("kind", [LSSL, EMA, Mamba])
 def test_real_states_are_at_least_one(kind):
     kind(4, 1)
     with pytest.raises(ValueError, match="=0: expected 1 or more"):
         kind(4, 0)
     with pytest.raises(ValueError, match="d_state=0: expected 1 or more"):
         LSSL(4, 0, hippo_init=False)
+    with pytest.raises(ValueError, match="d_conv=0: expected 1 or more"):
+        H3(4, 4, d_conv=0)
 
 
 @pytest.mark.parametrize("kind", [S4, S5, DSS, LSSL, EMA, H3])

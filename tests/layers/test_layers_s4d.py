@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ssm_seq.layers import S4D, map_state
+from ssm_seq.ssm import s4d_inv, s4d_legs, s4d_lin
 
 
 def s4d_by_hand(layer, x):
@@ -53,6 +54,31 @@ def test_initial_values_are_s4d_lin():
     torch.testing.assert_close(layer.log_A_real.exp(), torch.full((64, 4), 0.5))
     torch.testing.assert_close(layer.A_imag, math.pi * torch.arange(4.0).repeat(64, 1))
     assert layer.log_dt.exp().min() >= 0.002 and layer.log_dt.exp().max() <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("init", "expected"),
+    [
+        ("lin", s4d_lin(8)),
+        ("inv", s4d_inv(8)),
+        ("legs", s4d_legs(8)[0]),
+        ("real", torch.tensor([-1, -2, -3, -4], dtype=torch.complex128)),
+    ],
+)
+def test_initial_values_are_what_was_asked_for(init, expected):
+    layer = S4D(3, d_state=8, init=init)
+    for h in range(3):
+        found = torch.complex(-layer.log_A_real[h].exp(), layer.A_imag[h])
+        torch.testing.assert_close(found, expected.to(torch.complex64))
+    torch.manual_seed(0)
+    x = torch.randn(2, 40, 3, dtype=torch.float64)
+    layer = layer.double()
+    torch.testing.assert_close(layer(x)[0], s4d_by_hand(layer, x), rtol=1e-9, atol=1e-11)
+
+
+def test_an_unknown_start_is_refused():
+    with pytest.raises(ValueError, match="init='hippo': there is no such initialisation; known: lin, inv"):
+        S4D(3, 8, init="hippo")
 
 
 def test_parameter_count():

@@ -294,6 +294,11 @@ one = torch.ones(1, 1).double()
             ),
             "A: an eigenvalue has the real part 2 > 0",
         ),
+        (lambda: discretise(one * math.nan, one, 0.1), "A: an entry is infinite or not a number"),
+        (
+            lambda: discretise(Diagonal(torch.tensor([-math.inf])), torch.ones(1, 1), 0.1),
+            "A: an entry is infinite or not a number",
+        ),
         (lambda: generalised_bilinear(-one, one, 0.1, 1.5), "alpha=1.5: expected a weight from 0"),
         (lambda: transfer(one / 2, one, 0.0), "rate=0: expected a positive number"),
         (lambda: transfer(one / 2, one, -2.0, "bilinear"), "rate=-2: expected a positive number"),
