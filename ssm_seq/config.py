@@ -117,6 +117,7 @@ class ModelConfig:
     gated: a gate of width expand * d_model beside each layer. bidirectional: read both ways (classifiers).
     blocks: into how many blocks of states, each HiPPO-LegS, the states of `s5` start divided.
     hippo: whether `s4` and `lssl` start from HiPPO-LegS or from random systems.
+    init: the eigenvalues that `s4d` starts from: `lin`, `inv`, `legs` (those of HiPPO-LegS) or `real`.
     """
 
     layer: str = "mamba"
@@ -132,6 +133,7 @@ class ModelConfig:
     bidirectional: bool = False
     blocks: int = 1
     hippo: bool = True
+    init: str = "lin"
     heads: int = 1
 
 

@@ -30,6 +30,7 @@ from ssm_seq.layers import (
     SequenceLayer,
     Transformer,
 )
+from ssm_seq.layers.s4d import INITS
 
 IN_PAIRS = ("s4", "s4d", "s5", "dss", "h3")  # layers whose states are complex: one of each conjugate pair
 
@@ -52,6 +53,10 @@ def check(config: ModelConfig) -> None:
         raise InputError(f"model.blocks={config.blocks}: only s5 starts from blocks, not {config.layer}")
     if config.layer not in ("s4", "lssl") and not config.hippo:
         raise InputError(f"model.hippo=False: only s4 and lssl start from random systems, not {config.layer}")
+    if config.init not in INITS:
+        raise InputError(f"model.init={config.init}: expected {', '.join(INITS)}")
+    if config.layer != "s4d" and config.init != "lin":
+        raise InputError(f"model.init={config.init}: only s4d chooses among these, not {config.layer}")
     if config.layer == "transformer" and config.d_model % (2 * config.heads):
         raise InputError(
             f"model.d_model={config.d_model}, model.heads={config.heads}: expected heads of one even size"
@@ -83,7 +88,7 @@ def sequence_layer(config: ModelConfig) -> SequenceLayer:
         case "s4":
             return S4(*sizes, *time_steps, hippo_init=config.hippo)
         case "s4d":
-            return S4D(*sizes, *time_steps)
+            return S4D(*sizes, *time_steps, init=config.init)
         case "s5":
             return S5(*sizes, *time_steps, blocks=config.blocks)
         case "dss":

@@ -17,7 +17,7 @@ from ssm_seq.models.model import DESCRIPTION, WEIGHTS
 from ssm_seq.models.regressor import Regressor
 
 # Older models' files don't have these: their defaults.
-LATER = {"gated", "bidirectional", "blocks", "hippo", "heads"}
+LATER = {"gated", "bidirectional", "blocks", "hippo", "heads", "init"}
 
 
 def load_model(

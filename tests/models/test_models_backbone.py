@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ssm_seq.config import ModelConfig, compose
 from ssm_seq.models import Classifier, LanguageModel
+from ssm_seq.ssm import s4d_legs
 
 CONFIG = Path(__file__).parents[2] / "config"
 
@@ -20,6 +21,11 @@ def test_every_named_model_exists_gated_and_both_ways(name):
     model = Classifier(config, 15, ["a", "b"], "dna")
     logits, _ = model(torch.randint(15, (2, 30)))
     assert logits.shape == (2, 2) and config.layer == name
+
+
+def test_s4d_starts_from_what_the_config_says():
+    layer = LanguageModel(ModelConfig(layer="s4d", init="legs"), 15, "dna").backbone.blocks[0].layer
+    torch.testing.assert_close(layer.A_imag[0], s4d_legs(16)[0].imag.float())
 
 
 def similarity(model: LanguageModel) -> torch.Tensor:

@@ -217,6 +217,8 @@ def test_autocast_gives_float32_logits(kind, layer):
         ({"layer": "dss", "d_state": 3}, "model.d_state=3: dss's states come in pairs"),
         ({"layer": "h3", "d_state": 3}, "model.d_state=3: h3's states come in pairs"),
         ({"layer": "s5", "d_state": 12, "blocks": 4}, "model.d_state=12, model.blocks=4: expected blocks"),
+        ({"layer": "s4d", "init": "hippo"}, "model.init=hippo: expected lin, inv, legs, real"),
+        ({"layer": "s4", "init": "legs"}, "model.init=legs: only s4d chooses among these, not s4"),
         ({"layer": "s4", "blocks": 2}, "model.blocks=2: only s5 starts from blocks, not s4"),
         ({"layer": "s4d", "hippo": False}, "model.hippo=False: only s4 and lssl start from random systems"),
         ({"gated": True}, "model.gated=True: mamba has gates of its own"),
