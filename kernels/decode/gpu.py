@@ -1,6 +1,6 @@
 """Decoding on a GPU: one launch for many steps, whose programs stay on the chip and wait for each other.
 
-A tile of 16 rows is what the tensor cores take at once, so it is one even for a single row: what becomes of a
+A tile of 8 rows is what the tensor cores take at once, so it is one even for a single row: what becomes of a
 row never depends on the rows beside it or on how many there are. The number of programs that share a tile's
 channels depends on the model's width alone, and so does the order of every sum.
 """
@@ -9,20 +9,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from ssm_seq.kernels.decode.arguments import check_arguments
 from ssm_seq.kernels.decode.gpu_mamba import mamba_kernel
 from ssm_seq.kernels.decode.gpu_s4d import s4d_kernel
+from ssm_seq.kernels.decode.gpu_words import ROWS as TILE
 from ssm_seq.kernels.decode.rule import Rule
 from ssm_seq.kernels.decode.stacks import MambaStack, S4DStack, Stack
 from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2, processors
 
 LARGEST_VOCAB = 1024  # one program has the whole distribution in registers
-ROWS = 16  # of a tile
+ROWS = TILE.value  # of a tile
 MOST_PROGRAMS = 128  # that share a tile
 WARPS = 8
+_LEAST = 16  # outputs that the tensor cores take at once
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class GpuDecoder:
 
     def __init__(self, stack: Stack, dtype: torch.dtype, programs: int | None = None) -> None:
         """dtype: of the matrices, float32 or bfloat16; all else is float32. programs: that share a tile's
-        channels, so many that each has 16 (Mamba) or 8 (S4D) of them if None."""
+        channels, so many that each has 32 (Mamba) or 16 (S4D) of them if None."""
         plan = _of_mamba if isinstance(stack, MambaStack) else _of_s4d
         self._outline, self._plan = stack.to("meta"), plan(stack.to(torch.float32), dtype, programs)
         self._fits: dict[tuple[bool, bool], int] = {}
@@ -55,7 +58,7 @@ class GpuDecoder:
         ids = torch.empty((rows, steps), dtype=torch.int64, device=device)
         truncation = torch.tensor([rule.temperature, rule.top_p, rule.min_p], dtype=torch.float64)
         # Words of epoch 0: the logits' are due, all others are still to be written.
-        words = logits.contiguous().view(torch.int32).long() << 32
+        words = F.pad(logits.view(torch.int32), (0, plan.constants["VOCABS"] - logits.shape[1])).long() << 32
         buffers = [torch.zeros((rows, *shape), dtype=dtype, device=device) for shape, dtype in plan.buffers]
         tensors = (
             *plan.tensors, *state, words, draws.contiguous(), ids, truncation.to(device), *buffers,
@@ -71,7 +74,7 @@ class GpuDecoder:
         else:  # programs that are not all on the chip cannot wait for each other
             for stage in range(stages):
                 launch(plan.kernel, (plan.programs, tiles), (*tensors, stage, stage + 1, top_k), **constants)
-        logits.copy_((words >> 32).int().view(torch.float32))
+        logits.copy_((words >> 32).int().view(torch.float32)[:, : logits.shape[1]])
         return ids
 
     def _resident(self, tensors: tuple, constants: dict[str, Any], device: torch.device) -> int:
@@ -99,79 +102,105 @@ class GpuDecoder:
 def _of_mamba(stack: MambaStack, dtype: torch.dtype, programs: int | None) -> _Plan:
     layers, d_inner, d_state = stack.A.shape
     width, dt_rank = stack.conv_weight.shape[2], stack.dt_proj.shape[2]
-    outputs = dt_rank + 2 * d_state
-    programs = programs or min(ceil_div(d_inner, 16), MOST_PROGRAMS)
+    programs = programs or min(ceil_div(d_inner, 32), MOST_PROGRAMS)
+    channels = _columns(d_inner, programs)
+    n_tile, r_tile = next_power_of_2(d_state), max(next_power_of_2(dt_rank), 16)
+    section = max(n_tile, r_tile)
+    low_columns = _columns(3 * section, programs)
+    low = _whole(3 * section, low_columns)
     tensors = [
         stack.embedding, _with_norm(stack.head, stack.final_norm).to(dtype),
         _with_norm(stack.in_proj, stack.norm).to(dtype), stack.conv_weight.mT, stack.conv_bias,
-        stack.x_proj.to(dtype), stack.dt_proj.to(dtype), stack.dt_bias, stack.A * 1.4426950408889634, stack.D,
+        _in_sections(stack.x_proj.to(dtype), [dt_rank, d_state, d_state], section, low),
+        stack.dt_proj.to(dtype), stack.dt_bias, stack.A * 1.4426950408889634, stack.D,
         stack.out_proj.to(dtype),
     ]  # fmt: skip
-    d_model, word = stack.norm.shape[1], _word(dtype)
+    common = _common(stack, dtype, programs)
+    inner, word = channels * programs, _word(dtype)
     buffers = [
-        ((d_model,), torch.int64),
-        ((d_inner,), word),
-        ((outputs,), torch.int64),
-        ((d_inner,), word),
+        ((common["MODEL"],), torch.int64),
+        ((inner,), word),
+        ((low,), torch.int64),
+        ((inner,), word),
         ((d_inner,), torch.float32),
         ((d_inner,), torch.float32),
     ]
-    constants = _common(stack, dtype, programs) | {
-        "INNER_TILE": _inner_tile(d_inner),
+    constants = common | {
+        "INNER_TILE": _inner_tile(inner, word),
         "D_INNER": d_inner,
+        "INNER": inner,
         "WIDTH": width,
         "D_STATE": d_state,
-        "N_TILE": next_power_of_2(d_state),
+        "N_TILE": n_tile,
         "DT_RANK": dt_rank,
-        "R_TILE": max(next_power_of_2(dt_rank), 16),
-        "LOW_COLUMNS": _columns(outputs, programs),
-        "CHANNELS": max(next_power_of_2(ceil_div(d_inner, programs)), 16),
+        "R_TILE": r_tile,
+        "SECTION": section,
+        "LOW": low,
+        "LOW_TILE": max(next_power_of_2(low), 64),
+        "LOW_COLUMNS": low_columns,
+        "CHANNELS": channels,
     }
     return _Plan(mamba_kernel, 4 * layers + 2, programs, _plain(tensors), buffers, constants)
 
 
 def _of_s4d(stack: S4DStack, dtype: torch.dtype, programs: int | None) -> _Plan:
     layers, d_model, pairs, _ = stack.A.shape
-    programs = programs or min(ceil_div(d_model, 8), MOST_PROGRAMS)
+    programs = programs or min(ceil_div(d_model, 16), MOST_PROGRAMS)
+    channels = _columns(d_model, programs)
     tensors = [
         stack.embedding, _with_norm(stack.head, stack.final_norm).to(dtype), stack.norm, stack.A, stack.B,
         stack.C, stack.D, stack.out_proj.to(dtype), stack.out_bias,
     ]  # fmt: skip
-    buffers = [((d_model,), torch.int64), ((d_model,), _word(dtype))]
-    constants = _common(stack, dtype, programs) | {
+    common, inner, word = _common(stack, dtype, programs), channels * programs, _word(dtype)
+    buffers = [((common["MODEL"],), torch.int64), ((inner,), word)]
+    constants = common | {
+        "INNER": inner,
+        "INNER_TILE": _inner_tile(inner, word),
         "PAIRS": pairs,
         "N_TILE": next_power_of_2(pairs),
-        "CHANNELS": next_power_of_2(ceil_div(d_model, programs)),
+        "CHANNELS": channels,
     }
     return _Plan(s4d_kernel, 2 * layers + 2, programs, _plain(tensors), buffers, constants)
 
 
 def _common(stack: Stack, dtype: torch.dtype, programs: int) -> dict[str, Any]:
     vocab, d_model = stack.head.shape
+    out_columns, head_columns = _columns(d_model, programs), _columns(vocab, programs)
+    model, vocabs = _whole(d_model, out_columns), _whole(vocab, head_columns)
     return {
         "LAYERS": len(stack.norm),
         "D_MODEL": d_model,
-        "D_TILE": next_power_of_2(d_model),
+        "MODEL": model,
+        "D_TILE": max(next_power_of_2(model), 64),
         "VOCAB": vocab,
-        "V_TILE": max(next_power_of_2(vocab), 16),
-        "ROWS": ROWS,
-        "OUT_COLUMNS": _columns(d_model, programs),
-        "HEAD_COLUMNS": _columns(vocab, programs),
-        "MODEL_TILE": _inner_tile(d_model),
-        "PARTS": WARPS,
-        "PRECISION": "tf32x3" if dtype == torch.float32 else "ieee",
+        "VOCABS": vocabs,
+        "V_TILE": max(next_power_of_2(vocab), 32 * WARPS),
+        "OUT_COLUMNS": out_columns,
+        "HEAD_COLUMNS": head_columns,
+        "MODEL_TILE": _inner_tile(model, torch.int64),
         "num_warps": WARPS,
     }
 
 
 def _columns(total: int, programs: int) -> int:
-    """Of a matrix that each program takes; the tensor cores take eight."""
-    return max(next_power_of_2(ceil_div(total, programs)), 8)
+    """Of `total` outputs that each program takes."""
+    return max(next_power_of_2(ceil_div(total, programs)), _LEAST)
 
 
-def _inner_tile(width: int) -> int:
-    """Of a product's inner dimension, at once; each warp's part is at least 16, the tensor cores' own."""
-    return min(max(next_power_of_2(width), 16 * WARPS), 512)
+def _whole(total: int, part: int) -> int:
+    """`total` up to the next multiple of a part."""
+    return ceil_div(total, part) * part
+
+
+def _inner_tile(width: int, word: torch.dtype) -> int:
+    """Of a product's inner dimension, at once: 128 bytes of words to a thread, 32 numbers to a warp."""
+    return WARPS * min(max(next_power_of_2(ceil_div(width, WARPS)), 32), 4096 // (ROWS * word.itemsize))
+
+
+def _in_sections(matrix: Tensor, sizes: list[int], section: int, total: int) -> Tensor:
+    """Rows of a matrix (..., rows, columns) in sections of one size, `total` in all, new ones zero."""
+    parts = [F.pad(part, (0, 0, 0, section - part.shape[-2])) for part in matrix.split(sizes, dim=-2)]
+    return F.pad(torch.cat(parts, -2), (0, 0, 0, total - 3 * section))
 
 
 def _with_norm(matrix: Tensor, weight: Tensor) -> Tensor:

@@ -4,134 +4,141 @@ A program owns CHANNELS channels of its tiles of rows in every layer. A layer ha
 programs: from the norm to the recurrence's GELU; the gated output product.
 """
 
-import triton
-import triton.language as tl
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
 
-from ssm_seq.kernels.decode.gpu_parts import (
-    head_stage,
-    opened,
-    paired,
-    product,
-    receive,
-    sample_stage,
-    send,
-    unpaired,
-)
-from ssm_seq.kernels.gpu_math import sigmoid
+from ssm_seq.kernels.decode.gpu_products import head_stage, of_channels, own_residual, places, products
+from ssm_seq.kernels.decode.gpu_sample import sample_stage
+from ssm_seq.kernels.decode.gpu_words import ROWS, receive, received_rows, send
+from ssm_seq.kernels.selective_scan.gpu_parts import sigmoid
 
 
-@triton.jit
+@gluon.constexpr_function
+def _state_layout(warps, pairs):
+    """Of (channels, rows, pairs): lanes of a warp have parts of a channel, so that its system comes once."""
+    return gl.BlockedLayout([1, 1, max(pairs // 8, 1)], [1, 4, 8], [warps, 1, 1], [2, 1, 0])
+
+
+@gluon.constexpr_function
+def _each(channels, rows, warps):
+    """Numbers of (channels, rows) in a thread of that layout."""
+    return max(channels // warps, 1) * max(rows // 4, 1)
+
+
+@gluon.jit
 def _pair(place, mask):
     """Real and imaginary parts of complex numbers in memory."""
-    return tl.load(place, mask=mask, other=0.0), tl.load(place + 1, mask=mask, other=0.0)
+    return gl.load(place, mask=mask, other=0.0), gl.load(place + 1, mask=mask, other=0.0)
 
 
-@triton.jit
+@gluon.jit
+def _system(numbers, layer, first, D_MODEL: gl.constexpr, PAIRS: gl.constexpr, N_TILE: gl.constexpr,
+            CHANNELS: gl.constexpr, STATE: gl.constexpr):  # fmt: skip
+    """A, B or C of a layer's channels, for all rows of a tile."""
+    place, inside = of_channels(numbers, layer, first, D_MODEL, PAIRS, N_TILE, CHANNELS, STATE, 2)
+    re, im = _pair(place, inside)
+    return re[:, None, :], im[:, None, :]
+
+
+@gluon.jit
 def _mix_stage(
-    program, layer, row, in_rows, rows, epoch, next_epoch, residual, norm, A, B, C, D, state, y_words, eps,
-    D_MODEL: tl.constexpr, PAIRS: tl.constexpr, N_TILE: tl.constexpr, CHANNELS: tl.constexpr,
-    D_TILE: tl.constexpr,
+    program, layer, tile, rows, epoch, next_epoch, residual, norm, A, B, C, D, state, y_words, eps,
+    D_MODEL: gl.constexpr, MODEL: gl.constexpr, INNER: gl.constexpr, PAIRS: gl.constexpr,
+    N_TILE: gl.constexpr, D_TILE: gl.constexpr, CHANNELS: gl.constexpr,
 ):  # fmt: skip
-    c = program * CHANNELS + tl.arange(0, CHANNELS)
-    in_c = c < D_MODEL
-    n = tl.arange(0, N_TILE)
-    inside = in_rows[:, None] & in_c[None, :]
-    wide = inside[:, :, None] & (n < PAIRS)[None, None, :]
-    own = row[:, None] * D_MODEL + c[None, :]
-    place = ((layer * rows + row[:, None, None]) * D_MODEL + c[None, :, None]) * PAIRS + n[None, None, :]
+    WARPS: gl.constexpr = gl.num_warps()
+    STATE: gl.constexpr = _state_layout(WARPS, N_TILE)
+    OWN: gl.constexpr = gl.SliceLayout(2, STATE)
+    c = program * CHANNELS + gl.arange(0, CHANNELS, gl.SliceLayout(1, OWN))
+    row = tile * ROWS + gl.arange(0, ROWS, gl.SliceLayout(0, OWN))
+    in_c, in_rows = c < D_MODEL, (row < rows)[None, :]
+    inside = in_c[:, None] & in_rows
+    row = row.to(gl.int64)[None, :]
+    n = gl.arange(0, N_TILE, gl.SliceLayout(0, gl.SliceLayout(1, STATE)))
+    place = ((layer * rows + row) * D_MODEL + c[:, None])[:, :, None] * PAIRS + n[None, None, :]
     place = state + 2 * place
+    wide = inside[:, :, None] & (n < PAIRS)[None, None, :]
     re, im = _pair(place, wide)
-    system = 2 * ((layer * D_MODEL + c[:, None]) * PAIRS + n[None, :])
-    in_system = in_c[:, None] & (n < PAIRS)[None, :]
-    a_re, a_im = _pair(A + system, in_system)
-    b_re, b_im = _pair(B + system, in_system)
-    c_re, c_im = _pair(C + system, in_system)
-    every = tl.arange(0, D_TILE)
-    whole = residual + row[:, None] * D_MODEL + every[None, :]
-    x = receive(whole, in_rows[:, None] & (every < D_MODEL)[None, :], epoch)
-    u = opened(tl.load(residual + own, mask=inside, other=0, volatile=True))
-    u *= tl.rsqrt(tl.sum(x * x, 1) / D_MODEL + eps)[:, None]
-    u *= tl.load(norm + layer * D_MODEL + c, mask=in_c, other=0.0)[None, :]
-    input = u[:, :, None]
-    after_re = a_re[None, :, :] * re - a_im[None, :, :] * im + b_re[None, :, :] * input
-    after_im = a_re[None, :, :] * im + a_im[None, :, :] * re + b_im[None, :, :] * input
-    tl.store(place, after_re, mask=wide)
-    tl.store(place + 1, after_im, mask=wide)
-    y = 2 * tl.sum(c_re[None, :, :] * after_re - c_im[None, :, :] * after_im, 2)
-    y += tl.load(D + layer * D_MODEL + c, mask=in_c, other=0.0)[None, :] * u
-    y = 0.5 * y * (1 + tl.erf(y * 0.7071067811865476))
-    send(y_words + own, y, inside, next_epoch)
+    a_re, a_im = _system(A, layer, program * CHANNELS, D_MODEL, PAIRS, N_TILE, CHANNELS, STATE)
+    b_re, b_im = _system(B, layer, program * CHANNELS, D_MODEL, PAIRS, N_TILE, CHANNELS, STATE)
+    c_re, c_im = _system(C, layer, program * CHANNELS, D_MODEL, PAIRS, N_TILE, CHANNELS, STATE)
+    skip = gl.load(D + layer * D_MODEL + c, mask=in_c, other=0.0)[:, None]
+    weight = gl.load(norm + layer * D_MODEL + c, mask=in_c, other=0.0)[:, None]
+
+    whole = received_rows(residual, tile, rows, epoch, MODEL, D_TILE)
+    squares = gl.sum(whole * whole, 1)
+    scale = gl.rsqrt(gl.convert_layout(squares, gl.SliceLayout(0, OWN)) / D_MODEL + eps)[None, :]
+    u = receive(residual + row * MODEL + c[:, None], inside, epoch, _each(CHANNELS, ROWS, WARPS), 1)
+    u *= scale * weight
+    new_re = a_re * re - a_im * im + b_re * u[:, :, None]
+    new_im = a_re * im + a_im * re + b_im * u[:, :, None]
+    y = 2 * gl.sum(c_re * new_re - c_im * new_im, 2) + skip * u
+    y = 0.5 * y * (1 + gl.erf(y * 0.7071067811865476))
+    send(y_words + row * INNER + c[:, None], y, in_rows, next_epoch)
+    gl.store(place, new_re, mask=wide)
+    gl.store(place + 1, new_im, mask=wide)
 
 
-@triton.jit
+@gluon.jit
 def _out_stage(
-    program, layer, row, in_rows, epoch, next_epoch, residual, out_proj, out_bias, y_words,
-    D_MODEL: tl.constexpr, COLUMNS: tl.constexpr, K_TILE: tl.constexpr, PARTS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    program, layer, tile, rows, epoch, next_epoch, residual, out_proj, out_bias, y_words,
+    D_MODEL: gl.constexpr, MODEL: gl.constexpr, INNER: gl.constexpr, COLUMNS: gl.constexpr,
+    K_TILE: gl.constexpr,
 ):  # fmt: skip
-    c = program * COLUMNS + tl.arange(0, COLUMNS)
-    in_c = c < D_MODEL
-    if program * COLUMNS < D_MODEL:
-        inside = in_rows[:, None] & in_c[None, :]
-        place = residual + row[:, None] * D_MODEL + c[None, :]
-        before = opened(tl.load(place, mask=inside, other=0, volatile=True))
+    if program * COLUMNS < MODEL:
+        row, c, in_rows = places(tile, program * COLUMNS, rows, COLUMNS)
+        place, before = own_residual(residual, row, c, in_rows, MODEL)
         bias = out_bias + layer * (2 * D_MODEL) + c
-        value_bias = tl.load(bias, mask=in_c, other=0.0)
-        gate_bias = tl.load(bias + D_MODEL, mask=in_c, other=0.0)
-        rows_of_both = paired(program * COLUMNS, D_MODEL, COLUMNS)
-        in_both = program * COLUMNS + tl.arange(0, 2 * COLUMNS) // 2 < D_MODEL
-        matrix = out_proj + layer * (2 * D_MODEL * D_MODEL)
-        both, _ = product(
-            y_words, row, in_rows, epoch, matrix, rows_of_both, in_both, D_MODEL, K_TILE, PARTS, PRECISION
-        )
-        value, gate = unpaired(both, COLUMNS)
-        gated = (value + value_bias[None, :]) * sigmoid(gate + gate_bias[None, :])
-        send(place, before + gated, inside, next_epoch)
+        value_bias = gl.load(bias, mask=c < D_MODEL, other=0.0)[:, None]
+        gate_bias = gl.load(bias + D_MODEL, mask=c < D_MODEL, other=0.0)[:, None]
+        value, gate, _ = products(
+            y_words, tile, rows, epoch, out_proj + layer * (2 * D_MODEL * D_MODEL), program * COLUMNS,
+            COLUMNS, D_MODEL, D_MODEL, INNER, K_TILE, True,
+        )  # fmt: skip
+        send(place, before + (value + value_bias) * sigmoid(gate + gate_bias, False), in_rows, next_epoch)
 
 
-@triton.jit(do_not_specialize=["rows", "steps", "first", "last", "top_k"])
+@gluon.jit(do_not_specialize=["rows", "steps", "first", "last", "top_k"])
 def s4d_kernel(
     embedding, head, norm, A, B, C, D, out_proj, out_bias, state,
     logits, draws, ids, rule, residual, y_words, eps, rows, steps, first, last, top_k,
-    LAYERS: tl.constexpr, D_MODEL: tl.constexpr, PAIRS: tl.constexpr, N_TILE: tl.constexpr,
-    VOCAB: tl.constexpr, V_TILE: tl.constexpr, D_TILE: tl.constexpr, ROWS: tl.constexpr,
-    CHANNELS: tl.constexpr, OUT_COLUMNS: tl.constexpr, HEAD_COLUMNS: tl.constexpr,
-    MODEL_TILE: tl.constexpr, PARTS: tl.constexpr, GREEDY: tl.constexpr, TRUNCATES: tl.constexpr,
-    PRECISION: tl.constexpr,
+    LAYERS: gl.constexpr, D_MODEL: gl.constexpr, MODEL: gl.constexpr, INNER: gl.constexpr,
+    PAIRS: gl.constexpr, N_TILE: gl.constexpr, VOCAB: gl.constexpr, VOCABS: gl.constexpr,
+    V_TILE: gl.constexpr, D_TILE: gl.constexpr, CHANNELS: gl.constexpr, OUT_COLUMNS: gl.constexpr,
+    HEAD_COLUMNS: gl.constexpr, MODEL_TILE: gl.constexpr, INNER_TILE: gl.constexpr,
+    GREEDY: gl.constexpr, TRUNCATES: gl.constexpr,
 ):  # fmt: skip
     """Stages first..last-1 of the walk: for each step the sampling, two a layer, and the head."""
-    program, programs = tl.program_id(0), tl.num_programs(0)
-    STAGES: tl.constexpr = 2 * LAYERS + 2
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    STAGES: gl.constexpr = 2 * LAYERS + 2
     for stage in range(first, last):
         t = stage // STAGES
         within = stage % STAGES
         place = (within - 1) // 2
-        layer = tl.full([], place, tl.int64)
+        layer = gl.to_tensor(place).to(gl.int64)
         of_residual = t * (LAYERS + 1) + 1  # its epoch after the sampling of this step
         of_layer = t * LAYERS + place + 1
-        for tile in range(tl.program_id(1), tl.cdiv(rows, ROWS), tl.num_programs(1)):
-            row = tile * ROWS + tl.arange(0, ROWS)
-            in_rows = row < rows
-            row = row.to(tl.int64)
+        for tile in range(gl.program_id(1), gl.cdiv(rows, ROWS), gl.num_programs(1)):
             if within == 0:
                 # Each program has one row in its turn.
-                for one in range(tile * ROWS + program, tl.minimum(tile * ROWS + ROWS, rows), programs):
+                for one in range(tile * ROWS + program, gl.minimum(tile * ROWS + ROWS, rows), programs):
                     sample_stage(
-                        tl.full([], one, tl.int64), t, steps, of_residual, residual, embedding, logits,
-                        draws, ids, rule, top_k, D_MODEL, VOCAB, V_TILE, D_TILE, GREEDY, TRUNCATES,
+                        gl.to_tensor(one).to(gl.int64), t, steps, of_residual, residual, embedding, logits,
+                        draws, ids, rule, top_k, D_MODEL, MODEL, VOCAB, VOCABS, V_TILE, D_TILE, GREEDY,
+                        TRUNCATES,
                     )  # fmt: skip
             elif within == STAGES - 1:
                 head_stage(
-                    program, row, in_rows, of_residual + LAYERS, t + 1, residual, head, logits, eps,
-                    D_MODEL, VOCAB, HEAD_COLUMNS, MODEL_TILE, PARTS, PRECISION,
+                    program, tile, rows, of_residual + LAYERS, t + 1, residual, head, logits, eps,
+                    D_MODEL, MODEL, VOCAB, VOCABS, HEAD_COLUMNS, MODEL_TILE,
                 )  # fmt: skip
-            elif (within - 1) % 2 == 0:
+            elif within % 2 == 1:
                 _mix_stage(
-                    program, layer, row, in_rows, rows, of_residual + place, of_layer, residual, norm,
-                    A, B, C, D, state, y_words, eps, D_MODEL, PAIRS, N_TILE, CHANNELS, D_TILE,
+                    program, layer, tile, rows, of_residual + place, of_layer, residual, norm, A, B, C, D,
+                    state, y_words, eps, D_MODEL, MODEL, INNER, PAIRS, N_TILE, D_TILE, CHANNELS,
                 )  # fmt: skip
             else:
                 _out_stage(
-                    program, layer, row, in_rows, of_layer, of_residual + place + 1, residual, out_proj,
-                    out_bias, y_words, D_MODEL, OUT_COLUMNS, MODEL_TILE, PARTS, PRECISION,
+                    program, layer, tile, rows, of_layer, of_residual + place + 1, residual, out_proj,
+                    out_bias, y_words, D_MODEL, MODEL, INNER, OUT_COLUMNS, INNER_TILE,
                 )  # fmt: skip

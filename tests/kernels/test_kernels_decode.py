@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from compiled import compiled_for_h100
 from decode_cases import inputs, stack_of, walk
-from interpreter import run_interpreted
 from kernel_cases import DEVICES, error
 
-from ssm_seq.kernels.decode import Rule, decoder
+from ssm_seq.kernels.decode import Rule, decoder, gpu
 
 KINDS = pytest.mark.parametrize("kind", ["mamba", "s4d"])
 RULES = {
@@ -66,7 +66,7 @@ def test_double_precision_on_a_cpu(kind):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_row_does_not_depend_on_its_batch(kind, dtype, device):
-    """37 rows fill two tiles of a GPU and begin a third."""
+    """37 rows fill four tiles of a GPU and begin a fifth."""
     stack = stack_of(kind, 2, 64, 16, 40, device)
     dtype = dtype if device == "cuda" else None
     many, few = run(stack, 37, dtype=dtype), run(stack, 5, dtype=dtype)
@@ -103,6 +103,18 @@ def test_rounded_matrices_on_a_gpu(kind, d_model):
 
 
 @pytest.mark.gpu
+def test_more_steps_than_a_word_counts():
+    """A bfloat16 and its epoch share 32 bits."""
+    stack = stack_of("mamba", 1, 24, 8, 20, "cuda")
+    ids, results = run(stack, 1, dtype=torch.bfloat16, steps=70_000)
+    state, logits, draws = inputs(stack, 1, 70_000)
+    parts = draws.split(40_000, dim=1)
+    parts = [decoder(stack, torch.bfloat16).run(state, logits, part.contiguous(), Rule()) for part in parts]
+    assert torch.equal(torch.cat(parts, 1), ids)
+    assert all(torch.equal(*pair) for pair in zip((*state, logits), results, strict=True))
+
+
+@pytest.mark.gpu
 def test_more_tiles_than_fit_on_a_gpu():
     stack = stack_of("mamba", 1, 256, 16, 40, "cuda")
     many, few = run(stack, 700, steps=3), run(stack, 3, steps=3)
@@ -112,23 +124,18 @@ def test_more_tiles_than_fit_on_a_gpu():
 
 
 @KINDS
-def test_kernels_of_gpus_in_the_interpreter(kind):
-    """All stages one after the other, each by several programs."""
-    run_interpreted(f"""
-import torch
-from decode_cases import inputs, stack_of, walk
-from kernel_cases import error
-from ssm_seq.kernels.decode import Rule
-from ssm_seq.kernels.decode.gpu import GpuDecoder
-
-stack = stack_of({kind!r}, 2, 20, 6, 18)
-for rule in (Rule(), Rule(0.9, 7, 0.9, 0.01), Rule(temperature=0)):
-    state, logits, draws = inputs(stack, 3, 2)
-    expected, expected_state, expected_logits = walk(stack, state, logits, draws, rule)
-    assert torch.equal(GpuDecoder(stack, torch.float32).run(state, logits, draws, rule), expected)
-    for found, wanted in zip((*state, logits), (*expected_state, expected_logits), strict=True):
-        assert error(found, wanted) < 1e-5
-""")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_compile_where_there_is_no_gpu(kind, dtype, monkeypatch):
+    """For an H100, with the arguments and constants of a run; the interpreter knows no Gluon."""
+    launches = []
+    monkeypatch.setattr(gpu, "launch", lambda *given, **constants: launches.append((*given, constants)))
+    monkeypatch.setattr(gpu.GpuDecoder, "_resident", lambda *_: 128)
+    stack = stack_of(kind, 2, 24, 8, 20)
+    gpu.GpuDecoder(stack, dtype).run(*inputs(stack, 9, 3), RULES["cut"])
+    ((kernel, grid, arguments, constants),) = launches
+    assert grid == (2, 2)  # programs, and tiles of 8 rows
+    compiled = compiled_for_h100(kernel, arguments, constants)
+    assert compiled.asm["ptx"].count("mma.sync") >= 4  # products
 
 
 @KINDS
@@ -217,46 +224,3 @@ def test_the_highest_draw_stays_among_the_kept():
         assert 0 <= int(Rule().choose(logits, draw)) < 200
         top = set(logits[0].topk(9).indices.tolist())
         assert int(Rule(top_k=9).choose(logits, draw)) in top
-
-
-@pytest.mark.parametrize(("kind", "side_by_side"), [("mamba", 1), ("s4d", 2)])
-def test_programs_of_gpus_wait_for_each_other(kind, side_by_side):
-    """All stages in one launch, every program in a process of its own on shared memory, for two tiles of rows
-    that share their programs or have their own."""
-    run_interpreted(f"""
-import os
-import torch
-from decode_cases import inputs, stack_of, walk
-from kernel_cases import error
-from ssm_seq.kernels.decode import Rule, gpu
-from triton.runtime import interpreter
-
-def at_once(kernel, grid, arguments, **constants):
-    for argument in arguments:
-        if isinstance(argument, torch.Tensor):
-            argument.share_memory_()
-    children = [(x, y, os.fork()) for x in range(grid[0]) for y in range(grid[1]) if os.getpid() == parent]
-    mine = [(x, y) for x, y, child in children if child == 0]
-    if mine:
-        builder = interpreter.interpreter_builder
-        builder.grid_dim, builder.grid_idx = (*grid, 1), (*mine[0], 0)
-        builder.set_grid_dim = builder.set_grid_idx = lambda *_: None
-        interpreter.GridExecutor._restore_args_dev = lambda *_: None  # nothing was copied
-        try:
-            kernel[(1,)](*arguments, **constants)
-        finally:
-            os._exit(0)
-    for _, _, child in children:
-        os.waitpid(child, 0)
-
-parent, gpu.launch = os.getpid(), at_once
-programs = 2
-gpu.GpuDecoder._resident = lambda *_: programs * {side_by_side}
-stack = stack_of({kind!r}, 1, 20, 4, 18)
-state, logits, draws = inputs(stack, 17, 2)
-expected, expected_state, expected_logits = walk(stack, state, logits, draws, Rule())
-found = gpu.GpuDecoder(stack, torch.float32, programs).run(state, logits, draws, Rule())
-assert torch.equal(found, expected)
-for found, wanted in zip((*state, logits), (*expected_state, expected_logits), strict=True):
-    assert error(found, wanted) < 1e-5
-""")

@@ -1,0 +1,182 @@
+"""Products of a layer's matrices with what other programs wrote, and what is made of them.
+
+A product has a matrix's rows as the first operand and 8 rows of values as the second, the least that the
+tensor cores take. Each warp has a part of the inner dimension: one chain of products over all of it would
+take longer than the rest. Layouts are chosen so that weights and words come from memory as the tensor cores
+take them, and that all else of a row and a channel is in one thread; only sums over warps go through shared
+memory.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import mma_v2
+
+from ssm_seq.kernels.decode.gpu_words import ROWS, opened, receive, send
+
+
+@gluon.constexpr_function
+def parts_layout(warps):
+    """Of a product's parts (warps, outputs, rows)."""
+    return gl.NVMMADistributedLayout(version=[2, 0], warps_per_cta=[warps, 1, 1], instr_shape=[1, 16, 8])
+
+
+@gluon.constexpr_function
+def operand_layout(index, warps, inner):
+    """Of a product's operands, `inner` numbers of the inner dimension to a warp: of these four or eight
+    neighbours in one thread, so that they come from memory in one piece."""
+    return gl.DotOperandLayout(index, parts_layout(warps), min(inner // 8, 8))
+
+
+@gluon.constexpr_function
+def sums_layout(warps, outputs):
+    """Of (warps, outputs, rows) for the sum over warps; without its first axis, of these."""
+    lanes = min(outputs, 32)
+    return gl.BlockedLayout([warps, 1, 1], [1, lanes, 32 // lanes], [1, 1, warps], [0, 1, 2])
+
+
+@gluon.jit
+def products(words, tile, rows, epoch, matrix, first, OUTPUTS: gl.constexpr, COUNT: gl.constexpr,
+             WIDTH: gl.constexpr, STRIDE: gl.constexpr, K_TILE: gl.constexpr, TWO: gl.constexpr):  # fmt: skip
+    """Rows `first` to first + OUTPUTS of a matrix (COUNT, WIDTH) times a tile's rows of words (rows, STRIDE).
+
+    TWO: the same of the matrix that follows in memory.
+
+    Returns:
+        two (OUTPUTS, ROWS) in the layout of sums, the second one zero if not TWO; the rows' sums of squares.
+    """
+    WARPS: gl.constexpr = gl.num_warps()
+    PARTS: gl.constexpr = parts_layout(WARPS)
+    parts = gl.zeros([WARPS, OUTPUTS, ROWS], gl.float32, PARTS)
+    others = gl.zeros([WARPS, OUTPUTS, ROWS], gl.float32, PARTS)
+    squares = gl.zeros(
+        [WARPS, ROWS], gl.float32, gl.SliceLayout(1, operand_layout(1, WARPS, K_TILE // WARPS))
+    )
+    for start in gl.static_range(0, STRIDE, K_TILE):
+        # Asked for before the words, so that they are there by then.
+        a = weights(matrix, first, start, OUTPUTS, COUNT, WIDTH, K_TILE)
+        if TWO:
+            b = weights(matrix + COUNT * WIDTH, first, start, OUTPUTS, COUNT, WIDTH, K_TILE)
+        x = values(words, tile, rows, start, epoch, STRIDE, K_TILE)
+        wide = x.to(gl.float32)
+        squares += gl.sum(wide * wide, 1)
+        parts = multiply(a, x, parts)
+        if TWO:
+            others = multiply(b, x, others)
+    SUMS: gl.constexpr = sums_layout(WARPS, OUTPUTS)
+    squares = gl.sum(gl.convert_layout(squares, gl.SliceLayout(1, SUMS)), 0)
+    squares = gl.convert_layout(squares, gl.SliceLayout(0, gl.SliceLayout(0, SUMS)))
+    return _over_warps(parts, SUMS), _over_warps(others, SUMS), squares
+
+
+@gluon.jit
+def weights(matrix, first, start, OUTPUTS: gl.constexpr, COUNT: gl.constexpr, WIDTH: gl.constexpr,
+            K_TILE: gl.constexpr):  # fmt: skip
+    """A product's first operand: rows from `first` of a matrix (COUNT, WIDTH), columns from `start`."""
+    WARPS: gl.constexpr = gl.num_warps()
+    INNER: gl.constexpr = K_TILE // WARPS
+    LAYOUT: gl.constexpr = operand_layout(0, WARPS, INNER)
+    part = gl.arange(0, WARPS, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT)))
+    c = first + gl.arange(0, OUTPUTS, gl.SliceLayout(0, gl.SliceLayout(2, LAYOUT)))
+    inner = gl.arange(0, INNER, gl.SliceLayout(0, gl.SliceLayout(1, LAYOUT)))
+    k = start + part[:, None, None] * INNER + inner[None, None, :]
+    return gl.load(
+        matrix + c[None, :, None] * WIDTH + k, mask=(c < COUNT)[None, :, None] & (k < WIDTH), other=0.0
+    )
+
+
+@gluon.jit
+def values(words, tile, rows, start, epoch, STRIDE: gl.constexpr, K_TILE: gl.constexpr):
+    """A product's second operand: columns from `start` of a tile's rows of words (rows, STRIDE)."""
+    WARPS: gl.constexpr = gl.num_warps()
+    INNER: gl.constexpr = K_TILE // WARPS
+    LAYOUT: gl.constexpr = operand_layout(1, WARPS, INNER)
+    part = gl.arange(0, WARPS, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT)))
+    inner = gl.arange(0, INNER, gl.SliceLayout(0, gl.SliceLayout(2, LAYOUT)))
+    row = tile * ROWS + gl.arange(0, ROWS, gl.SliceLayout(0, gl.SliceLayout(1, LAYOUT)))
+    k = start + part[:, None, None] * INNER + inner[None, :, None]
+    inside = (row < rows)[None, None, :] & (k < STRIDE)
+    place = words + row.to(gl.int64)[None, None, :] * STRIDE + k
+    return receive(place, inside, epoch, INNER * ROWS // 32, min(INNER // 8, 8))
+
+
+@gluon.jit
+def multiply(a, x, parts):
+    """parts + a x: of float32 by three products of halves, as exact as float32's own; else x is rounded."""
+    if a.dtype == gl.float32:
+        a_high, x_high = _rounded(a), _rounded(x)
+        parts = mma_v2(a - a_high, x_high, parts, input_precision="tf32")
+        parts = mma_v2(a_high, x - x_high, parts, input_precision="tf32")
+        return mma_v2(a_high, x_high, parts, input_precision="tf32")
+    else:
+        return mma_v2(a, x.to(gl.bfloat16), parts)
+
+
+@gluon.jit
+def _rounded(x):
+    """To the 11 bits that the tensor cores take of a float32."""
+    return ((x.to(gl.int32, bitcast=True) + 0x1000) & -0x2000).to(gl.float32, bitcast=True)
+
+
+@gluon.jit
+def _over_warps(parts, SUMS: gl.constexpr):
+    return gl.sum(gl.convert_layout(parts, SUMS), 0)
+
+
+@gluon.jit
+def places(tile, first, rows, OUTPUTS: gl.constexpr):
+    """Rows (1, ROWS) and outputs (OUTPUTS,) in the layout of sums, and which rows there are."""
+    LAYOUT: gl.constexpr = gl.SliceLayout(0, sums_layout(gl.num_warps(), OUTPUTS))
+    row = tile * ROWS + gl.arange(0, ROWS, gl.SliceLayout(0, LAYOUT))
+    c = first + gl.arange(0, OUTPUTS, gl.SliceLayout(1, LAYOUT))
+    return row.to(gl.int64)[None, :], c, (row < rows)[None, :]
+
+
+@gluon.jit
+def of_channels(matrix, layer, first, COUNT: gl.constexpr, WIDTH: gl.constexpr, TILE: gl.constexpr,
+                CHANNELS: gl.constexpr, LAYOUT: gl.constexpr, EACH: gl.constexpr):  # fmt: skip
+    """Places of rows `first` to first + CHANNELS of a layer's (COUNT, WIDTH) numbers of EACH elements, in the
+    layout of (channels, rows, TILE) without its rows, and which of them there are."""
+    PLANE: gl.constexpr = gl.SliceLayout(1, LAYOUT)
+    c = first + gl.arange(0, CHANNELS, gl.SliceLayout(1, PLANE))
+    k = gl.arange(0, TILE, gl.SliceLayout(0, PLANE))
+    inside = (c < COUNT)[:, None] & (k < WIDTH)[None, :]
+    return matrix + EACH * ((layer * COUNT + c)[:, None] * WIDTH + k[None, :]), inside
+
+
+@gluon.jit
+def own_residual(residual, row, c, in_rows, MODEL: gl.constexpr):
+    """Places and numbers of the residual sum that this program adds to next."""
+    place = residual + row * MODEL + c[:, None]
+    gl.thread_barrier()  # other threads of this program saw these words come
+    return place, opened(gl.load(place, mask=in_rows & (c < MODEL)[:, None], other=0, volatile=True))
+
+
+@gluon.jit
+def head_stage(
+    program, tile, rows, epoch, next_epoch, residual, head, logits, eps,
+    D_MODEL: gl.constexpr, MODEL: gl.constexpr, VOCAB: gl.constexpr, VOCABS: gl.constexpr,
+    COLUMNS: gl.constexpr, K_TILE: gl.constexpr,
+):  # fmt: skip
+    """Logits of COLUMNS ids for every row of the tile."""
+    if program * COLUMNS < VOCAB:
+        out, _, squares = products(
+            residual,
+            tile,
+            rows,
+            epoch,
+            head,
+            program * COLUMNS,
+            COLUMNS,
+            VOCAB,
+            D_MODEL,
+            MODEL,
+            K_TILE,
+            False,
+        )
+        row, c, inside = places(tile, program * COLUMNS, rows, COLUMNS)
+        send(
+            logits + row * VOCABS + c[:, None],
+            out * gl.rsqrt(squares / D_MODEL + eps)[None, :],
+            inside,
+            next_epoch,
+        )

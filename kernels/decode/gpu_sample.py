@@ -1,0 +1,77 @@
+"""The draw of the next id on a GPU, by one program for a row."""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from ssm_seq.kernels.decode.gpu_words import receive, send
+
+
+@gluon.jit
+def sample_stage(
+    row, t, steps, epoch, residual, embedding, logits, draws, ids, rule, top_k,
+    D_MODEL: gl.constexpr, MODEL: gl.constexpr, VOCAB: gl.constexpr, VOCABS: gl.constexpr,
+    V_TILE: gl.constexpr, D_TILE: gl.constexpr, GREEDY: gl.constexpr, TRUNCATES: gl.constexpr,
+):  # fmt: skip
+    """Draw the id of step t for one row as `Rule.choose` does, and start its residual sum.
+
+    rule: float64 (temperature, top_p, min_p).
+    """
+    WARPS: gl.constexpr = gl.num_warps()
+    LINE: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
+    v = gl.arange(0, V_TILE, LINE)
+    draw = gl.load(draws + row * steps + t)
+    temperature = gl.load(rule)
+    own = receive(logits + row * VOCABS + v, v < VOCAB, t, max(V_TILE // (32 * WARPS), 1), 1)
+    own = gl.where(v < VOCAB, own, float("-inf"))
+    largest = gl.max(own, 0)
+    if GREEDY:
+        chosen = gl.min(gl.where(own == largest, v, V_TILE), 0)
+    else:
+        weight = gl.exp((own.to(gl.float64) - largest.to(gl.float64)) / temperature)
+        if TRUNCATES:
+            kept = _kept(own, weight, rule, top_k, V_TILE)
+            weight = gl.where(gl.convert_layout(kept, LINE), weight, 0.0)
+        cumulative = gl.associative_scan(weight, 0, _add)
+        below = (cumulative <= draw * gl.max(cumulative, 0)) & (v < VOCAB)
+        # A draw just below 1 may round up to the sum: the last id that can be drawn.
+        chosen = gl.minimum(gl.sum(below.to(gl.int32), 0), gl.max(gl.where(weight > 0, v, 0), 0))
+    gl.store(ids + row * steps + t, chosen.to(gl.int64))
+    c = gl.arange(0, D_TILE, LINE)
+    vector = gl.load(embedding + chosen * D_MODEL + c, mask=c < D_MODEL, other=0.0)
+    send(residual + row * MODEL + c, vector, c < MODEL, epoch)
+
+
+@gluon.jit
+def _kept(logits, weight, rule, top_k, V_TILE: gl.constexpr):
+    """Which ids are left of the distribution: each is compared with all others, which needs no sorting.
+
+    Ids go by a number that is larger for larger logits and, of equals, for lower ids.
+    """
+    OTHERS: gl.constexpr = 16
+    PAIRS: gl.constexpr = gl.BlockedLayout([1, OTHERS], [32, 1], [gl.num_warps(), 1], [1, 0])
+    LINE: gl.constexpr = gl.SliceLayout(1, PAIRS)
+    PLAIN: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    logits, weight = gl.convert_layout(logits, LINE), gl.convert_layout(weight, LINE)
+    bits = logits.to(gl.int32, bitcast=True)
+    rising = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(gl.int64)
+    key = (rising << 32) | (V_TILE - 1 - gl.arange(0, V_TILE, LINE)).to(gl.int64)
+    keys = gl.allocate_shared_memory(gl.int64, [V_TILE], PLAIN, key)
+    keys = keys._reinterpret(gl.int64, [V_TILE // OTHERS, OTHERS], PLAIN)
+    rank = gl.zeros([V_TILE], gl.int32, LINE)
+    for i in range(V_TILE // OTHERS):
+        other = keys.index(i).load(gl.SliceLayout(0, PAIRS))
+        rank += gl.sum((other[None, :] > key[:, None]).to(gl.int32), 1)
+    weight = gl.where(rank < top_k, weight, 0.0)
+    weights = gl.allocate_shared_memory(gl.float64, [V_TILE], PLAIN, weight)
+    weights = weights._reinterpret(gl.float64, [V_TILE // OTHERS, OTHERS], PLAIN)
+    before = gl.zeros([V_TILE], gl.float64, LINE)
+    for i in range(V_TILE // OTHERS):
+        likelier = keys.index(i).load(gl.SliceLayout(0, PAIRS))[None, :] > key[:, None]
+        before += gl.sum(gl.where(likelier, weights.index(i).load(gl.SliceLayout(0, PAIRS))[None, :], 0.0), 1)
+    enough = gl.load(rule + 1) * gl.sum(weight, 0)
+    return (before < enough) & (weight >= gl.load(rule + 2)) & (rank < top_k)
+
+
+@gluon.jit
+def _add(a, b):
+    return a + b
