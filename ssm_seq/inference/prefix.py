@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssm_seq.inference.replay import Replay, can_be_recorded
+from ssm_seq.inference.score_chunk import choose_chunk
 from ssm_seq.inference.score_fetch import ahead
 from ssm_seq.inference.state import State, concatenate, filled, tensors_of
 from ssm_seq.inference.stream import Ids, inference
@@ -29,6 +30,9 @@ MOST_CHECKPOINTS = 1024
 FLOOR = 0.1
 """Nats. The tolerance is relative to the score's size, or to this where the score is smaller."""
 
+_SIDE_BY_SIDE = (
+    16  # edits on a GPU: a model of 8 x 256 is busy with their blocks; more only wait for the slowest
+)
 _AT_ONCE = 4  # batches of edits under way, so that first blocks, of any length, find others of their length
 _BLOCKS = 4  # behind the edit, that the estimate of the rest looks at
 _PARTS = 16  # of a block, whose changes count as independent
@@ -64,6 +68,10 @@ class Prefix:
             coded uniformly.
         spacing: positions between checkpoints (None: `default_spacing`). A small one makes edits cheap, a
             large one saves memory: length / spacing states are kept on the model's device.
+        batch: edits that are read side by side (None: 1 on a CPU, which has no more to give, else 16), and
+            parts of the reference. On a GPU the last bits depend on the shape: with one shape for all blocks
+            an edited sequence comes back to the reference's states and costs to the last bit, and rounding
+            is not taken for a change.
         replays: what is recorded on a GPU, to be shared with others of the model while that stays as it is.
 
     Raises:
@@ -75,6 +83,7 @@ class Prefix:
         model: LanguageModel,
         ids: Ids,
         spacing: int | None = None,
+        batch: int | None = None,
         replays: dict[tuple[int, int], Replay] | None = None,
     ) -> None:
         if ids.ndim != 1 or not len(ids):
@@ -84,36 +93,58 @@ class Prefix:
         self.length, self.spacing = len(ids), spacing or default_spacing(len(ids))
         self._model, self._device = model, next(model.parameters()).device
         self._ids = torch.tensor(ids, device=self._device)
+        self._batch = batch or (1 if self._device.type == "cpu" else _SIDE_BY_SIDE)
         self._replays = {} if replays is None else replays
-        self._states = []
+        # Checkpoint number c is row c // steps of the states before step c % steps.
+        self._steps = -(-self.length // (self.spacing * self._batch))
+        self._states: list[tuple] = []
         with inference(model):
-            costs = [found["nats"][0] for _, found in ahead(self._reference())]
-        self._costs = np.concatenate([[math.log(model.vocab_size)], *costs])
+            starts = range(0, self.length, self._steps * self.spacing)
+            costs: list[list[NDArray[np.float64]]] = [[] for _ in starts]
+            for rows, found in ahead(self._reference(starts)):
+                for row, nats in zip(rows, found["nats"], strict=True):
+                    costs[row].append(nats)
+        self._costs = np.concatenate([[math.log(model.vocab_size)], *(part for row in costs for part in row)])
 
-    def _reference(self) -> Iterator[tuple[None, dict[str, Tensor]]]:
-        """Reads the reference and keeps the states before its blocks; gives the nats of each block."""
-        state = self._model.initial_state(1)
-        for start in range(0, self.length, self.spacing):
+    def _reference(self, starts: Sequence[int]) -> Iterator[tuple[Sequence[int], dict[str, Tensor]]]:
+        """Reads the parts of the reference side by side, and keeps the states before their blocks; gives the
+        numbers of parts with the nats of a block of each."""
+        state = self._states_at(starts)
+        for step in range(self._steps):
             self._states.append(state)
-            end = min(start + self.spacing, self.length)
-            nats, state = self._read([self._ids[start:end]], [end], state)
-            yield None, {"nats": nats}
+            firsts = [start + step * self.spacing for start in starts]
+            firsts = [first for first in firsts if first < self.length]
+            stops = [first + self.spacing for first in firsts if first + self.spacing < self.length]
+            if len(stops) < len(firsts):  # the reference's last block
+                row = len(stops)
+                nats, _ = self._read([self._ids[firsts[row] :]], [self.length], _rows(state, row, row + 1))
+                yield [row], {"nats": nats}
+            if stops:
+                pieces = [self._ids[stop - self.spacing : stop] for stop in stops]
+                nats, state = self._read(pieces, stops, _rows(state, 0, len(stops)))
+                yield range(len(stops)), {"nats": nats}
+
+    def _states_at(self, starts: Sequence[int]) -> tuple:
+        """States of one reading of the reference, as a batch."""
+        state, states, chunk = self._model.initial_state(1), [], choose_chunk(self._model)
+        for start, end in pairwise(starts):
+            states.append(State(state))
+            for first in range(start, end, chunk):
+                _, state = self._model.backbone(self._ids[None, first : min(first + chunk, end)], state)
+        return concatenate([*states, State(state)]).parts
 
     @property
     def nats(self) -> float:
         """Log-likelihood of the reference."""
         return -float(self._costs.sum())
 
-    def score(
-        self, edits: Sequence[Edit], tolerance: float = 1e-3, batch: int | None = None
-    ) -> list[EditScore]:
+    def score(self, edits: Sequence[Edit], tolerance: float = 1e-3) -> list[EditScore]:
         """Score each edit by itself, as if the whole edited sequence were read.
 
         Args:
             tolerance: an edit is left where the estimate of the rest is below tolerance * max(|score|,
                 `FLOOR`). With 0 it is left only where its state is the reference's to the last bit: the
                 score is then that of the whole sequence read in these blocks.
-            batch: edits that are read side by side (None: 1 on a CPU, which has no more to give, else 64).
 
         The estimate looks at the last four blocks behind the edit: by how much their positions cost more or
         less than in the reference, and how fast this fades from block to block. It takes the rest for a sum
@@ -125,15 +156,14 @@ class Prefix:
         """
         if tolerance < 0:
             raise ValueError(f"tolerance={tolerance}: expected 0 or more")
-        batch = batch or (1 if self._device.type == "cpu" else 64)
         runs = [self._start(edit) for edit in edits]
         waiting, reading = deque(sorted(runs, key=self._shape)), []
         with inference(self._model):
             while waiting or reading:
-                while len(reading) <= batch and waiting:
-                    for _ in range(min(_AT_ONCE * batch - len(reading), len(waiting))):
+                while len(reading) <= self._batch and waiting:
+                    for _ in range(min(_AT_ONCE * self._batch - len(reading), len(waiting))):
                         reading.append(waiting.popleft())
-                self._read_on(reading, tolerance, batch)
+                self._read_on(reading, tolerance)
                 reading = [run for run in reading if run.bound is None]
         return [EditScore(run.nats, run.computed, run.bound) for run in runs]
 
@@ -149,23 +179,22 @@ class Prefix:
         first, stop = checkpoint * self.spacing, min((end // self.spacing + 1) * self.spacing, self.length)
         changed = torch.tensor(np.asarray(edit.ids), device=self._device, dtype=self._ids.dtype)
         piece = torch.cat([self._ids[first:start], changed, self._ids[end:stop]])
-        return _Run(self._states[checkpoint], 0, piece, first, stop)
+        row, step = divmod(checkpoint, self._steps)
+        return _Run(self._states[step], row, piece, first, stop)
 
-    def _read_on(self, runs: list["_Run"], tolerance: float, batch: int) -> None:
+    def _read_on(self, runs: list["_Run"], tolerance: float) -> None:
         """Read one block of every run. On a GPU the next batch is under way while one is judged."""
-        for (some, state), found in ahead(self._batches(runs, batch)):
+        for (some, state), found in ahead(self._batches(runs)):
             for row, run in enumerate(some):
                 run.state, run.row = state, row
             self._judge(some, found["nats"], tolerance)
 
-    def _batches(
-        self, runs: list["_Run"], batch: int
-    ) -> Iterator[tuple[tuple[list["_Run"], tuple], dict[str, Tensor]]]:
-        """At most `batch` runs of one length side by side, the states behind their blocks, and the nats."""
+    def _batches(self, runs: list["_Run"]) -> Iterator[tuple[tuple[list["_Run"], tuple], dict[str, Tensor]]]:
+        """Some runs of one length side by side, the states behind their blocks, and the nats."""
         for _, group in groupby(sorted(runs, key=self._shape), self._shape):
             alike = list(group)
-            for first in range(0, len(alike), batch):
-                some = alike[first : first + batch]
+            for first in range(0, len(alike), self._batch):
+                some = alike[first : first + self._batch]
                 pieces, stops = [run.piece for run in some], [run.stop for run in some]
                 nats, state = self._read(pieces, stops, _joined(some, self._device))
                 yield (some, state), {"nats": nats}
@@ -187,17 +216,14 @@ class Prefix:
         else:
             following = ids.new_full((len(pieces), 1), -1)
         targets = torch.cat([ids[:, 1:], following], dim=1)
-        if ids.shape[1] == self.spacing and can_be_recorded(self._model):
-            nats, state = self._replayed(ids, targets, state)
-        else:
-            nats, state = self._model.losses(ids, targets, state)
+        losses = self._whole_blocks if ids.shape[1] == self.spacing else self._model.losses
+        nats, state = losses(ids, targets, state)
         return (nats if stops[0] < self.length else nats[:, :-1]).double(), state
 
-    def _replayed(self, ids: Tensor, targets: Tensor, state: tuple) -> tuple[Tensor, tuple]:
-        """`losses` of whole blocks, of which there are many: recorded once for every power of two of rows."""
+    def _whole_blocks(self, ids: Tensor, targets: Tensor, state: tuple) -> tuple[Tensor, tuple]:
+        """`losses` of blocks of `spacing`, always with the same number of rows; recorded if possible."""
         rows = len(ids)
-        whole = 1 << (rows - 1).bit_length()
-        chosen = torch.arange(whole, device=ids.device).clamp(max=rows - 1)  # the last one again
+        chosen = torch.arange(self._batch, device=ids.device).clamp(max=rows - 1)  # the last one again
         # What is recorded outlives this reference and must not hold it.
         model, form = self._model, map_state(lambda _: torch.empty(0), state)
 
@@ -206,15 +232,16 @@ class Prefix:
             return [nats, *tensors_of(after)]
 
         inputs = [tensor.index_select(0, chosen) for tensor in (ids, targets, *tensors_of(state))]
-        if (whole, self.spacing) not in self._replays:
-            self._replays[whole, self.spacing] = Replay(losses, *inputs)
-        nats, *after = (tensor[:rows] for tensor in self._replays[whole, self.spacing](*inputs))
+        shape = self._batch, self.spacing
+        if can_be_recorded(model) and shape not in self._replays:
+            self._replays[shape] = Replay(losses, *inputs)
+        nats, *after = (tensor[:rows] for tensor in self._replays.get(shape, losses)(*inputs))
         return nats, filled(state, after)
 
     def _judge(self, runs: list["_Run"], nats: NDArray[np.float64], tolerance: float) -> None:
         """Add a block's costs; then each run is over, or it has its next block."""
         expected = [self._costs[run.first + 1 : run.stop + 1] for run in runs]
-        behind = [row for row, run in enumerate(runs) if run.behind_edit]
+        behind = [row for row, run in enumerate(runs) if run.behind_edit and run.stop < self.length]
         changes = dict(zip(behind, _changes([expected[row] for row in behind], nats[behind]), strict=True))
         for row, (run, cost) in enumerate(zip(runs, nats.sum(1), strict=True)):
             run.nats += float(expected[row].sum() - cost)
@@ -237,7 +264,8 @@ class Prefix:
 
     def _back(self, run: "_Run") -> bool:
         """Whether all states are those of the reference."""
-        return _equal(run.own_state, self._states[run.stop // self.spacing])
+        row, step = divmod(run.stop // self.spacing, self._steps)
+        return _equal(_rows(run.state, run.row, run.row + 1), _rows(self._states[step], row, row + 1))
 
 
 @dataclass(frozen=True)
@@ -280,10 +308,6 @@ class _Run:
     computed: int = 0
     bound: float | None = None
 
-    @property
-    def own_state(self) -> tuple:
-        return map_state(lambda tensor: tensor[self.row : self.row + 1], self.state)
-
 
 def _joined(runs: Sequence[_Run], device: torch.device) -> tuple:
     """The states of runs as one batch; rows of one state that follow one another are taken at once."""
@@ -314,6 +338,10 @@ def default_spacing(length: int) -> int:
     while spacing * MOST_CHECKPOINTS < length:
         spacing *= 2
     return spacing
+
+
+def _rows(state: tuple, start: int, end: int) -> tuple:
+    return map_state(lambda tensor: tensor[start:end], state)
 
 
 def _equal(one: tuple, other: tuple) -> bool:

@@ -100,7 +100,7 @@ def _score_window(
         reverse.append(Edit(length - (end - start), length - (first - start), _other_strand(new)))
     strands, read = [], 2 * length
     for strand, edits in ((ids, forward), (_other_strand(ids), reverse)):
-        strands.append(Prefix(model, strand, spacing, replays).score(edits, tolerance))
+        strands.append(Prefix(model, strand, spacing, replays=replays).score(edits, tolerance))
         read += sum(score.computed for score in strands[-1])
     scores = [
         VariantScore(allele, start, start + length, *pair)

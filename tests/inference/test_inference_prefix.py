@@ -58,7 +58,7 @@ CASES = [(*place, new) for place in PLACES for new in ALTERNATIVES if new or pla
 @LAYERS
 def test_exact_scores_are_those_of_the_whole_sequence(layer):
     model, ids = make(layer).double(), sequence()
-    prefix = Prefix(model, ids, SPACING)
+    prefix = Prefix(model, ids, SPACING, batch=3)
     cases = [case for case in CASES if case != (0, 700, [])]
     edits, wholes = zip(*(changed(ids, *case) for case in cases), strict=True)
     reference = log_likelihood(model, ids)
@@ -72,7 +72,7 @@ def test_exact_scores_are_those_of_the_whole_sequence(layer):
 @pytest.mark.parametrize("batch", [1, 5])
 def test_bounded_scores_are_within_the_tolerance_and_read_less(layer, batch):
     model, ids = make(layer), sequence(6000)
-    prefix = Prefix(model, ids, SPACING)
+    prefix = Prefix(model, ids, SPACING, batch)
     reference, random = log_likelihood(model, ids), np.random.default_rng(1)
     edits, wholes = [], []
     for kind in range(12):
@@ -81,7 +81,7 @@ def test_bounded_scores_are_within_the_tolerance_and_read_less(layer, batch):
         edit, whole = changed(ids, start, end, new)
         edits.append(edit)
         wholes.append(whole)
-    scores = prefix.score(edits, batch=batch)
+    scores = prefix.score(edits)
     for edit, whole, score in zip(edits, wholes, scores, strict=True):
         expected = log_likelihood(model.double(), whole) - log_likelihood(model, ids)
         model.float()
@@ -115,15 +115,28 @@ def test_edits_side_by_side_on_a_gpu(layer):
         assert abs(score.nats - expected) <= 1e-3 * max(abs(expected), 0.1), edit
 
 
-def test_a_state_that_came_back_to_the_last_bit_ends_an_exact_score():
-    model, ids = make(), sequence(4000)
+@pytest.mark.parametrize("batch", [1, 3, 40])
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 641, 700, 704])
+def test_parts_of_a_reference_make_the_whole(length, batch):
+    model, ids = make().double(), sequence(length)
+    prefix = Prefix(model, ids, SPACING, batch)
+    reference = log_likelihood(model, ids)
+    assert prefix.nats == pytest.approx(reference, rel=1e-10)
+    edits, wholes = zip(*(changed(ids, place, place, [2]) for place in {0, length // 2, length}), strict=True)
+    for whole, score in zip(wholes, prefix.score(edits, tolerance=0), strict=True):
+        assert score.nats == pytest.approx(log_likelihood(model, whole) - reference, rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_state_that_came_back_to_the_last_bit_ends_an_exact_score(device):
+    model, ids = make().to(device), sequence(4000)
     with torch.no_grad():  # steps this long forget everything within some positions
         for block in model.backbone.blocks:
             block.layer.dt_proj.bias.fill_(6.0)
     edit, whole = changed(ids, 100, 101, [(ids[100] + 1) % 4])
     (score,) = Prefix(model, ids, SPACING).score([edit], tolerance=0)
     assert score.computed <= 4 * SPACING and score.bound == 0
-    model.double()
+    model.cpu().double()
     expected = log_likelihood(model, whole) - log_likelihood(model, ids)
     assert score.nats == pytest.approx(expected, rel=1e-5)
 
@@ -141,9 +154,8 @@ def test_a_model_that_does_not_forget_is_read_to_the_end():
 
 def test_side_by_side_changes_nothing_and_the_model_keeps_its_mode():
     model, ids = make().double().train(), sequence()
-    prefix = Prefix(model, ids, SPACING)
     edits = [changed(ids, *case)[0] for case in CASES[3:23]]
-    alone, together = prefix.score(edits, 0, batch=1), prefix.score(edits, 0, batch=50)
+    alone, together = (Prefix(model, ids, SPACING, batch).score(edits, 0) for batch in (1, 50))
     assert [one.nats for one in alone] == pytest.approx([one.nats for one in together], rel=1e-9)
     assert model.training
 
