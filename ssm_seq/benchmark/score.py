@@ -36,12 +36,21 @@ from ssm_seq.inference.tracks_bigwig import write_bigwig
 from ssm_seq.layers import map_state
 from ssm_seq.models import LanguageModel
 
-PASSES = (
-    (MILLION, "bfloat16"),
-    (MILLION, "float32"),
-    (16 * MILLION, "bfloat16"),
-    (64 * MILLION, "bfloat16"),
-)
+
+class Pass(NamedTuple):
+    """at_once: the whole length is one chunk, whatever memory that takes."""
+
+    length: int
+    precision: str = "bfloat16"
+    at_once: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"score 8x256 (1,{self.length}) {self.precision}{' at once' if self.at_once else ''}"
+
+
+PASSES = (Pass(MILLION), Pass(MILLION, at_once=True), Pass(MILLION, "float32"))
+PASSES += (Pass(16 * MILLION), Pass(64 * MILLION))
 CHROMOSOME, CHROMOSOME_LENGTH = Path("data/sources/human-chr20.fa.gz"), 63_025_520
 _BLOCK = 1 << 20  # values that are handed to pyBigWig at a time
 CHUNKS = (4096, 65536)
@@ -69,9 +78,9 @@ def jobs(device: torch.device) -> Iterator[Job]:
         planned = Measured(f"bigWig of {CHROMOSOME_LENGTH} values, written", unit="s")
         yield Job([planned], partial(_measure_bigwig, planned))
         return
-    for length, precision in PASSES:
-        planned = _passes(length, precision, is_h100(device))
-        yield Job([planned], partial(_measure_pass, planned, length, precision, device))
+    for one in PASSES:
+        planned = plan(one, is_h100(device))
+        yield Job([planned], partial(_measure_pass, planned, one, device))
     target = 30 if is_h100(device) else None
     name = f"human chr20, {CHROMOSOME_LENGTH} positions"
     planned = [
@@ -100,18 +109,20 @@ def random_bases(length: int) -> Ids:
     return np.random.default_rng(0).integers(0, 4, length, dtype=np.uint8)
 
 
-def _passes(length: int, precision: str, known: bool) -> Measured:
-    name = f"score 8x256 (1,{length}) {precision}"
-    if not known or precision != "bfloat16":
-        return Measured(name)
-    if length != MILLION:
-        return Measured(name, peak_target=1)
+def plan(one: Pass, known: bool) -> Measured:
+    """known: on the GPU that targets and recorded figures are for."""
+    if not known or one.precision != "bfloat16":
+        return Measured(one.name)
+    peak = None if one.at_once else 1
+    if one.length != MILLION:
+        return Measured(one.name, peak_target=peak)
     peer = Peer("mamba-ssm", 139.6, recorded=True, note="forward")
-    return Measured(name, target=60, peak_target=1, peer=peer)
+    return Measured(one.name, target=60, peak_target=peak, peer=peer)
 
 
-def _measure_pass(planned: Measured, length: int, precision: str, device: torch.device) -> Iterator[Measured]:
+def _measure_pass(planned: Measured, one: Pass, device: torch.device) -> Iterator[Measured]:
     """From ids in memory to the log-likelihood of every position in memory; wall time, all work included."""
+    length, half, chunk = one.length, one.precision == "bfloat16", one.length if one.at_once else None
     model, ids = new_model(device), random_bases(length)
     weights = allocated(device)
 
@@ -122,9 +133,9 @@ def _measure_pass(planned: Measured, length: int, precision: str, device: torch.
             values[start : start + len(part[LOG_LIKELIHOOD])] = part[LOG_LIKELIHOOD]
 
         read = lambda start, end: ids[start:end]  # noqa: E731
-        score_record(model, read, length, None, [LOG_LIKELIHOOD], sink, half=precision == "bfloat16")
+        score_record(model, read, length, chunk, [LOG_LIKELIHOOD], sink, half=half)
 
-    score_record(model, lambda a, b: ids[a:b], min(length, MILLION), None, half=precision == "bfloat16")
+    score_record(model, lambda a, b: ids[a:b], min(length, MILLION), chunk, half=half)
     samples = []
 
     def timed() -> None:
@@ -136,7 +147,7 @@ def _measure_pass(planned: Measured, length: int, precision: str, device: torch.
     for _ in range(4 if length == MILLION else 0):
         timed()
     times = summary(samples)
-    alone = _layers_alone(model, device) if (length, precision) == PASSES[0] else {}
+    alone = _layers_alone(model, device) if one == PASSES[0] else {}
     yield replace(planned, value=times.median, low=times.low, high=times.high, peak=peak, floors=alone)
 
 

@@ -67,9 +67,9 @@ def test_errors_have_upper_bounds(value, verdict):
 
 def test_the_figure_takes_the_names_of_the_passes():
     found = []
-    for length, precision in score.PASSES:
-        planned = score._passes(length, precision, known=True)
-        found += records(Measured(planned.name, length / 1e4, peak=0.5, peak_target=1))
+    for one in score.PASSES:
+        planned = score.plan(one, known=True)
+        found += records(Measured(planned.name, one.length / 1e4, peak=0.5, peak_target=1))
     draw = runpy.run_path("docs/results/score_by_length.py")["by_length"]
     picture = to_svg(draw, found)
     assert all(f"{size} Mi" in picture for size in (1, 16, 64))
