@@ -139,6 +139,7 @@ def _sounds(results: Results, sounds: list[Sound]) -> list[Panel]:
     encoding = {"mu_law": "mu-law", "linear": "linear"}[results.store.alphabet.name]
     if made:
         prompt = f" after the first {made['prompt_length'] / rate:.2g} s of it" if made["prompt"] else ""
+        prompt += f" for the label {made['label']}" if made.get("label") else ""
         caption = (
             "Left a recording that the model never saw in training, right what the model made up"
             f"{prompt}, sample by sample in recurrent mode: {wording.count(made['steps_per_second'])} "
