@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("task", help="a name under `tasks` in config/workflow.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides of all points")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--points", help="these alone, such as mamba,s4")
+    parser.add_argument("--points", help="these alone, such as mamba,s4/0: mamba, and s4 with seed 0 alone")
     parser.add_argument("--seeds", help="instead of those of workflow.yaml, such as 0,1")
     parser.add_argument("--jobs", type=int, default=8, help="processes at a time")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of training")
@@ -106,10 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     described = yaml.safe_load((ROOT / "config/workflow.yaml").read_text())["tasks"][options.task]
     folder = options.work or Path(tempfile.mkdtemp())
     points = options.points.split(",") if options.points else list(described["points"])
-    if unknown := [point for point in points if point not in described["points"]]:
+    points = [point.partition("/")[::2] for point in points]
+    if unknown := [name for name, _ in points if name not in described["points"]]:
         parser.error(f"{options.task} has no point {unknown[0]!r}; known: {', '.join(described['points'])}")
-    seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else described["seeds"]
-    jobs = [(point, seed, folder / point / str(seed)) for seed in seeds for point in points]
+    seeds = options.seeds.split(",") if options.seeds else [str(seed) for seed in described["seeds"]]
+    jobs = [(name, seed, folder / name / seed) for seed in seeds for name, own in points if own in ("", seed)]
     waiting = [job for job in jobs if not (job[2] / "evaluation.json").exists()]
     running: dict[Path, multiprocessing.Process] = {}
     command = f"python docs/results/tasks.py {shlex.join(sys.argv[1:] if arguments is None else arguments)}"

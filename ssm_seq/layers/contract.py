@@ -23,7 +23,10 @@ class SequenceLayer(nn.Module, ABC, Generic[State]):
     """A causal map of sequences. Its state is a NamedTuple of tensors whose first dimension is the batch.
 
     States are float32 (or its complex kin) at least, whatever the precision of x.
+    recordable: whether a CUDA graph can hold the map and its gradients: nothing in it waits for the GPU.
     """
+
+    recordable = True
 
     @abstractmethod
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:

@@ -32,6 +32,8 @@ class LSSL(TimeInvariantLayer[LSSLState]):
     hippo_init: A and B of HiPPO-LegS; otherwise random ones of the same form.
     """
 
+    recordable = False  # torch's solver of many systems waits for the GPU
+
     def __init__(
         self,
         d_model: int,

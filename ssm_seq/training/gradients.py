@@ -7,6 +7,7 @@ them. Recorded once and replayed as a whole they cost the host next to nothing.
 import torch
 from torch import Tensor, nn
 
+from ssm_seq.layers import SequenceLayer
 from ssm_seq.training.batches import Batch, losses
 
 SMALL = 2**25  # positions times d_model up to which launches may take longer than kernels
@@ -21,6 +22,8 @@ class Gradients:
 
     def __init__(self, model: nn.Module, precision: str = "bfloat16") -> None:
         self._model, self._precision = model, precision
+        layers = (module for module in model.modules() if isinstance(module, SequenceLayer))
+        self._recordable = all(layer.recordable for layer in layers)
         self._shapes: list[torch.Size] = []
         self._recorded: RecordedGradients | None = None
 
@@ -28,7 +31,7 @@ class Gradients:
         """The loss; the gradients are those of the parameters then, which had none."""
         total = sum(batch.weights.sum() for batch in batches).clamp(min=1.0)
         batch, *others = batches
-        if others or not self._is_small(batch):
+        if others or not self._is_recorded(batch):
             return sum(loss_and_gradients(self._model, self._precision, batch, total) for batch in batches)
         shapes = [part.shape for part in batch]
         known, self._shapes = self._shapes == shapes, shapes
@@ -38,8 +41,9 @@ class Gradients:
         self._recorded = self._recorded or RecordedGradients(self._model, self._precision, batch, total)
         return self._recorded(batch, total)
 
-    def _is_small(self, batch: Batch) -> bool:
-        return batch.inputs.is_cuda and batch.inputs.numel() * self._model.config.d_model <= SMALL
+    def _is_recorded(self, batch: Batch) -> bool:
+        small = batch.inputs.numel() * self._model.config.d_model <= SMALL
+        return batch.inputs.is_cuda and small and self._recordable
 
 
 def loss_and_gradients(model: nn.Module, precision: str, batch: Batch, total: Tensor) -> Tensor:

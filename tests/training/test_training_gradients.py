@@ -27,6 +27,14 @@ def test_replayed_steps_are_the_steps(task, dna, small, monkeypatch):
 
 
 @pytest.mark.gpu
+def test_a_layer_that_waits_for_the_gpu_is_not_recorded(dna, small):
+    config = small("classify")
+    config.model.layer = "lssl"
+    losses, _ = trained(config, dna, steps=3)
+    assert len(losses) == 3 and losses[2] < 10
+
+
+@pytest.mark.gpu
 def test_another_shape_is_recorded_anew(dna, small):
     device = torch.device("cuda")
     run = Run(small("language_model"), dna, device)
