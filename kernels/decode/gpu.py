@@ -25,6 +25,7 @@ LARGEST_VOCAB = 1024  # one program has the whole distribution in registers
 ROWS = TILE.value  # of a tile
 MOST_PROGRAMS = 128  # that share a tile
 WARPS = 8
+_CACHED = 2**25  # bytes of in_proj; with more, a step finds none of a model in the second-level cache
 _LEAST = 16  # outputs that the tensor cores take at once
 
 
@@ -139,6 +140,7 @@ def _of_mamba(stack: MambaStack, dtype: torch.dtype, programs: int | None) -> _P
         "LOW_TILE": max(next_power_of_2(low), 64),
         "LOW_COLUMNS": low_columns,
         "CHANNELS": channels,
+        "FETCHES": stack.in_proj.numel() * dtype.itemsize > _CACHED,
     }
     return _Plan(mamba_kernel, 4 * layers + 2, programs, _plain(tensors), buffers, constants)
 
