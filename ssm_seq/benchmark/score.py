@@ -28,6 +28,7 @@ from ssm_seq.benchmark.timing import allocated, milliseconds, peak_gib, summary
 from ssm_seq.config import ModelConfig
 from ssm_seq.data.alphabet import DNA
 from ssm_seq.errors import InputError
+from ssm_seq.inference.replay import without_collections
 from ssm_seq.inference.score import read_pieces, score_record
 from ssm_seq.inference.score_values import LOG_LIKELIHOOD
 from ssm_seq.inference.state import State, concatenate
@@ -244,7 +245,7 @@ def in_a_graph(model: LanguageModel, ids: Tensor, state: State, chunk: int, half
         rounds, rest = divmod(ids.shape[1] - chunk, chunk)
         if ids.is_cuda:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with without_collections(), torch.cuda.graph(graph):
                 read()
             for _ in range(rounds):
                 graph.replay()

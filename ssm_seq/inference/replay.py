@@ -28,7 +28,7 @@ class Replay:
             self._inputs = [tensor.clone() for tensor in example]
             function(*self._inputs)  # what is compiled at a first call cannot be recorded
             self._graph = torch.cuda.CUDAGraph()
-            with _without_collections(), torch.cuda.graph(self._graph):
+            with without_collections(), torch.cuda.graph(self._graph):
                 self._outputs = function(*self._inputs)
 
     def __call__(self, *tensors: Tensor) -> Sequence[Tensor]:
@@ -41,7 +41,7 @@ class Replay:
 
 
 @contextmanager
-def _without_collections() -> Iterator[None]:
+def without_collections() -> Iterator[None]:
     """No garbage is collected inside: another graph that goes just then would break what is recorded."""
     enabled = gc.isenabled()
     gc.disable()
