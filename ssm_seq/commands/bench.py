@@ -31,10 +31,11 @@ from ssm_seq.errors import InputError
 from ssm_seq.files import write_json
 from ssm_seq.training.run_record import git_commit, processor
 
-# What a result file is about that has one group alone.
+# What a result file is about that has these groups alone.
 WHAT_ALONE = {
-    "lti_scan": "The diagonal time-invariant scan, bfloat16 unless it says float32, beside a convolution by "
-    "torch.fft in float32 with a kernel that is there already, medians and their middle 80 %",
+    "lti_scan s4d": "The diagonal time-invariant scan beside a convolution by torch.fft in float32 with a kernel "
+    "that is there already, and the S4D layer around it; bfloat16 unless it says float32; medians and their "
+    "middle 80 %",
     "s4_kernel": "Kernels of S4, HiPPO-LegS, float32, (channels, length), medians and the middle 80 %",
     "decode": "Generation by Mamba and S4D models of random weights, d_state 16 and 64, 256 ids, wall time",
     "score": "The streaming scorer, Mamba of DNA with random weights, wall time",
@@ -129,8 +130,7 @@ def _head(options: Namespace, device: torch.device) -> dict[str, Any]:
     else:
         hardware = f"{processor()}, {torch.get_num_threads()} threads"
         what = "Kernels and a language model, float32, medians and the middle 80 %"
-    if options.only and len(options.only) == 1:
-        what = WHAT_ALONE.get(options.only[0], what)
+    what = WHAT_ALONE.get(" ".join(options.only or ()), what)
     command = ["ssm-seq", "bench", "--device", device.type]
     command += ["--only", *options.only] if options.only else []
     command += ["--out", str(options.out)] if options.out else []
