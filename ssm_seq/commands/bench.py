@@ -33,9 +33,9 @@ from ssm_seq.training.run_record import git_commit, processor
 
 # What a result file is about that has these groups alone.
 WHAT_ALONE = {
-    "lti_scan s4d": "The diagonal time-invariant scan beside a convolution by torch.fft in float32 with a kernel "
-    "that is there already, and the S4D layer around it; bfloat16 unless it says float32; medians and their "
-    "middle 80 %",
+    "lti_scan s4d": "The diagonal time-invariant scan beside a convolution by torch.fft in float32 with a "
+    "kernel that is there already, and the S4D layer around it; bfloat16 unless it says float32; medians and "
+    "their middle 80 %",
     "s4_kernel": "Kernels of S4, HiPPO-LegS, float32, (channels, length), medians and the middle 80 %",
     "decode": "Generation by Mamba and S4D models of random weights, d_state 16 and 64, 256 ids, wall time",
     "score": "The streaming scorer, Mamba of DNA with random weights, wall time",
