@@ -139,9 +139,13 @@ def test_zero_order_hold_is_exact_for_held_inputs(delta):
     g = torch.Generator().manual_seed(0)
     inputs = torch.randn(5, generator=g).tolist()
     Abar, Bbar = zero_order_hold(A, B, delta)
-    x, exact = torch.zeros(6, 1, dtype=torch.float64), np.zeros(6)
+    x, exact, closed = torch.zeros(6, 1, dtype=torch.float64), np.zeros(6), np.append(np.zeros(6), 1)
     for u in inputs:
         x = Abar @ x + Bbar * u
+        # With the input as a seventh state that stays: (x, 1)' = [[A, B u], [0, 0]] (x, 1).
+        held = np.block([[A.numpy(), B.numpy() * u], [np.zeros((1, 7))]])
+        closed = scipy.linalg.expm(delta * held) @ closed
+        np.testing.assert_allclose(x[:, 0], closed[:6], rtol=1e-10, atol=1e-11)
         exact = scipy.integrate.solve_ivp(
             lambda t, x, u=u: A.numpy() @ x + B.numpy()[:, 0] * u,
             (0, delta),
