@@ -165,8 +165,8 @@ def walk_kernel(
             place = y + ((sequence * length)[None, :] + now)[None, :, :] * CHANNELS + c
             tl.store(place, result.to(y.dtype.element_ty), mask=in_c & inside[None, :, :])
         # Tensor cores cut off what they add up and don't round it. In a state that went through them from
-        # chunk to chunk this would point one way and grow with their number (3e-6 after 32), so states and
-        # sums are added outside.
+        # chunk to chunk the error would grow with their number (3.5e-6 after 32), so states and sums are
+        # added outside.
         new_re = _dot(into_re, value, nothing, True, WIDE)
         new_im = _dot(into_im, value, nothing, True, WIDE)
         if REVERSE:
