@@ -1,5 +1,6 @@
 """A language model -> sequences that it makes up step by step, as WAV or FASTA."""
 
+import io
 from argparse import Namespace
 from pathlib import Path
 
@@ -109,8 +110,10 @@ def write_sequences(folder: Path, ids: list[Bytes], model: LanguageModel) -> Non
     letters = alphabet(model.alphabet)
     if isinstance(letters, Sound):
         for number, sequence in enumerate(ids):
-            waveform = letters.decode_waveform(letters.decode(sequence))
-            soundfile.write(folder / f"generated-{number}.wav", waveform, model.sample_rate, subtype="PCM_16")
+            waveform, file = letters.decode_waveform(letters.decode(sequence)), io.BytesIO()
+            soundfile.write(file, waveform, model.sample_rate, subtype="PCM_16", format="WAV")
+            # Not by soundfile itself: on a full disk it says "System error".
+            (folder / f"generated-{number}.wav").write_bytes(file.getvalue())
         return
     if letters is BYTES:
         for number, sequence in enumerate(ids):

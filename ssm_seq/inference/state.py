@@ -67,6 +67,7 @@ class State:
         """Write a file that appears whole or not at all and is tied to `model`.
 
         Raises:
+            InputError: the file cannot be written.
             ValueError: this is not a state of `model`.
         """
         if not self.fits(model):
@@ -84,7 +85,10 @@ class State:
         }
         about["sha256"] = _checksum(tensors, about)
         with whole_file(path) as partial:
-            save_file(tensors, partial, about)
+            try:
+                save_file(tensors, partial, about)
+            except SafetensorError as error:  # what the system says, a full disk for one
+                raise InputError(f"{path}: the state cannot be written ({error})") from None
 
     @classmethod
     def load(cls, path: Path | str, model: Model) -> Self:

@@ -1,6 +1,8 @@
 """score and generate on small untrained models: what they write, what they refuse."""
 
 import json
+import resource
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -181,6 +183,37 @@ def test_generate_notices_damaged_weights_and_states(models, capsys):
         shown = capsys.readouterr().err
         assert sentence in shown and shown.count("\n") == 1
     assert not (models / "second").exists()
+
+
+@contextmanager
+def files_of_at_most(size):
+    """What is longer fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("model", "more"), [("sound", []), ("dna", []), ("dna", ["generate.state=true"])])
+def test_generate_on_a_full_disk_leaves_nothing(models, capsys, model, more):
+    length = 20 if more else 9000
+    command = [
+        "generate",
+        "--model",
+        f"{models}/{model}",
+        "--out",
+        f"{models}/o",
+        f"generate.length={length}",
+    ]
+    before = sorted(models.iterdir())
+    with files_of_at_most(1000):
+        assert main([*command, *more]) == 2
+    shown = capsys.readouterr().err
+    assert "File too large" in shown and shown.count("\n") == 1
+    assert sorted(models.iterdir()) == before
+    assert main([*command, *more]) == 0
 
 
 @pytest.mark.parametrize(
