@@ -11,6 +11,7 @@ from triton.experimental.gluon import language as gl
 from ssm_seq.kernels.decode.gpu_products import (
     fetch,
     head_stage,
+    made_layout,
     of_channels,
     own_residual,
     places,
@@ -28,7 +29,7 @@ def _into_stage(
     D_MODEL: gl.constexpr, MODEL: gl.constexpr, D_INNER: gl.constexpr, INNER: gl.constexpr,
     WIDTH: gl.constexpr, CHANNELS: gl.constexpr, K_TILE: gl.constexpr,
 ):  # fmt: skip
-    row, c, in_rows = places(tile, program * CHANNELS, rows, CHANNELS)
+    row, c, in_rows = places(tile, program * CHANNELS, rows, CHANNELS, made_layout(gl.num_warps(), CHANNELS))
     in_c = c < D_INNER
     inside = in_rows & in_c[:, None]
     taps = conv_weight + layer * (WIDTH * D_INNER) + c
@@ -67,7 +68,7 @@ def _low_stage(
             u_words, tile, rows, epoch, x_proj + layer * (LOW * D_INNER), program * COLUMNS, COLUMNS, LOW,
             D_INNER, INNER, K_TILE, False,
         )  # fmt: skip
-        row, c, in_rows = places(tile, program * COLUMNS, rows, COLUMNS)
+        row, c, in_rows = places(tile, program * COLUMNS, rows, COLUMNS, made_layout(gl.num_warps(), COLUMNS))
         send(low_words + row * LOW + c[:, None], out, in_rows, epoch)
 
 
@@ -89,11 +90,9 @@ def _scan_stage(
     STATE: gl.constexpr = _state_layout(WARPS, N_TILE, LANES)
     RANK: gl.constexpr = _state_layout(WARPS, R_TILE, LANES)
     OWN: gl.constexpr = gl.SliceLayout(2, STATE)
-    c = program * CHANNELS + gl.arange(0, CHANNELS, gl.SliceLayout(1, OWN))
-    row = tile * ROWS + gl.arange(0, ROWS, gl.SliceLayout(0, OWN))
-    in_c, in_rows = c < D_INNER, (row < rows)[None, :]
+    row, c, in_rows = places(tile, program * CHANNELS, rows, CHANNELS, OWN)
+    in_c = c < D_INNER
     inside = in_c[:, None] & in_rows
-    row = row.to(gl.int64)[None, :]
     n = gl.arange(0, N_TILE, gl.SliceLayout(0, gl.SliceLayout(1, STATE)))
     place = ((layer * rows + row) * D_INNER + c[:, None])[:, :, None] * D_STATE + n[None, None, :]
     wide = inside[:, :, None] & (n < D_STATE)[None, None, :]
@@ -131,7 +130,7 @@ def _out_stage(
     COLUMNS: gl.constexpr, K_TILE: gl.constexpr,
 ):  # fmt: skip
     if program * COLUMNS < MODEL:
-        row, c, in_rows = places(tile, program * COLUMNS, rows, COLUMNS)
+        row, c, in_rows = places(tile, program * COLUMNS, rows, COLUMNS, made_layout(gl.num_warps(), COLUMNS))
         place, before = own_residual(residual, row, c, in_rows, MODEL)
         out, _, _ = products(
             y_words, tile, rows, epoch, out_proj + layer * (D_MODEL * D_INNER), program * COLUMNS, COLUMNS,

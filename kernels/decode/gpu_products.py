@@ -30,7 +30,7 @@ def operand_layout(index, warps, inner):
 
 @gluon.constexpr_function
 def sums_layout(warps, outputs):
-    """Of (warps, outputs, rows) for the sum over warps; without its first axis, of these."""
+    """Of (warps, outputs, rows) for the sum over warps."""
     lanes = min(outputs, 32)
     return gl.BlockedLayout([warps, 1, 1], [1, lanes, 32 // lanes], [1, 1, warps], [0, 1, 2])
 
@@ -138,10 +138,15 @@ def _over_warps(parts, SUMS: gl.constexpr):
     return gl.sum(gl.convert_layout(parts, SUMS), 0)
 
 
+@gluon.constexpr_function
+def made_layout(warps, outputs):
+    """Of (outputs, rows), what is made of the sums."""
+    return gl.SliceLayout(0, sums_layout(warps, outputs))
+
+
 @gluon.jit
-def places(tile, first, rows, OUTPUTS: gl.constexpr):
-    """Rows (1, ROWS) and outputs (OUTPUTS,) in the layout of sums, and which rows there are."""
-    LAYOUT: gl.constexpr = gl.SliceLayout(0, sums_layout(gl.num_warps(), OUTPUTS))
+def places(tile, first, rows, OUTPUTS: gl.constexpr, LAYOUT: gl.constexpr):
+    """A tile's rows (1, ROWS) and outputs (OUTPUTS,) from `first`, in a layout of both; which rows there are."""
     row = tile * ROWS + gl.arange(0, ROWS, gl.SliceLayout(0, LAYOUT))
     c = first + gl.arange(0, OUTPUTS, gl.SliceLayout(1, LAYOUT))
     return row.to(gl.int64)[None, :], c, (row < rows)[None, :]
@@ -189,7 +194,7 @@ def head_stage(
             K_TILE,
             False,
         )
-        row, c, inside = places(tile, program * COLUMNS, rows, COLUMNS)
+        row, c, inside = places(tile, program * COLUMNS, rows, COLUMNS, made_layout(gl.num_warps(), COLUMNS))
         send(
             logits + row * VOCABS + c[:, None],
             out * gl.rsqrt(squares / D_MODEL + eps)[None, :],

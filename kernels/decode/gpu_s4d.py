@@ -7,7 +7,14 @@ programs: from the norm to the recurrence's GELU; the gated output product.
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from ssm_seq.kernels.decode.gpu_products import head_stage, of_channels, own_residual, places, products
+from ssm_seq.kernels.decode.gpu_products import (
+    head_stage,
+    made_layout,
+    of_channels,
+    own_residual,
+    places,
+    products,
+)
 from ssm_seq.kernels.decode.gpu_sample import sample_stage
 from ssm_seq.kernels.decode.gpu_words import ROWS, receive, received_rows, send
 from ssm_seq.kernels.selective_scan.gpu_parts import sigmoid
@@ -49,11 +56,9 @@ def _mix_stage(
     WARPS: gl.constexpr = gl.num_warps()
     STATE: gl.constexpr = _state_layout(WARPS, N_TILE)
     OWN: gl.constexpr = gl.SliceLayout(2, STATE)
-    c = program * CHANNELS + gl.arange(0, CHANNELS, gl.SliceLayout(1, OWN))
-    row = tile * ROWS + gl.arange(0, ROWS, gl.SliceLayout(0, OWN))
-    in_c, in_rows = c < D_MODEL, (row < rows)[None, :]
+    row, c, in_rows = places(tile, program * CHANNELS, rows, CHANNELS, OWN)
+    in_c = c < D_MODEL
     inside = in_c[:, None] & in_rows
-    row = row.to(gl.int64)[None, :]
     n = gl.arange(0, N_TILE, gl.SliceLayout(0, gl.SliceLayout(1, STATE)))
     place = ((layer * rows + row) * D_MODEL + c[:, None])[:, :, None] * PAIRS + n[None, None, :]
     place = state + 2 * place
@@ -86,7 +91,7 @@ def _out_stage(
     K_TILE: gl.constexpr,
 ):  # fmt: skip
     if program * COLUMNS < MODEL:
-        row, c, in_rows = places(tile, program * COLUMNS, rows, COLUMNS)
+        row, c, in_rows = places(tile, program * COLUMNS, rows, COLUMNS, made_layout(gl.num_warps(), COLUMNS))
         place, before = own_residual(residual, row, c, in_rows, MODEL)
         bias = out_bias + layer * (2 * D_MODEL) + c
         value_bias = gl.load(bias, mask=c < D_MODEL, other=0.0)[:, None]
