@@ -146,7 +146,7 @@ def made_layout(warps, outputs):
 
 @gluon.jit
 def places(tile, first, rows, OUTPUTS: gl.constexpr, LAYOUT: gl.constexpr):
-    """A tile's rows (1, ROWS) and outputs (OUTPUTS,) from `first`, in a layout of both; which rows there are."""
+    """A tile's rows (1, ROWS), outputs (OUTPUTS,) from `first`, in a layout of both; which rows there are."""
     row = tile * ROWS + gl.arange(0, ROWS, gl.SliceLayout(0, LAYOUT))
     c = first + gl.arange(0, OUTPUTS, gl.SliceLayout(1, LAYOUT))
     return row.to(gl.int64)[None, :], c, (row < rows)[None, :]
