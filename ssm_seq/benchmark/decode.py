@@ -41,19 +41,23 @@ def jobs(device: torch.device) -> Iterator[Job]:
         contest = Contest()
         planned = against_a_transformer.plan(contest)
         yield Job(planned, partial(against_a_transformer.measure, contest, device))
-    for case in decode_cases.GPU_CASES if on_gpu else decode_cases.CPU_CASES:
-        planned = Measured(case.name, unit="tokens/s")
-        if is_h100(device):
-            peer = None if case.peer is None else Peer("mamba-ssm", case.peer, recorded=True)
-            planned = replace(planned, target=case.target, peer=peer)
-        yield Job([planned], partial(_measure, planned, case, device))
-    if on_gpu:
+        yield from (_job(case, device) for case in decode_cases.GPU_CASES)
         for case in decode_cases.THEIR_CASES:
             planned = Measured(f"{case.name}, transformers' generate", unit="tokens/s")
             yield Job([planned], partial(_by_transformers, planned, case, device))
+        yield from (_job(case, device) for case in decode_cases.FLOAT32_CASES)
     else:
+        yield from (_job(case, device) for case in decode_cases.CPU_CASES)
         case = DecodeCase(4, 128, 1, precision="float32", length=128)
         yield Job([Measured(f"{case.name} beside transformers")], partial(_beside_transformers, case))
+
+
+def _job(case: DecodeCase, device: torch.device) -> Job:
+    planned = Measured(case.name, unit="tokens/s")
+    if is_h100(device):
+        peer = None if case.peer is None else Peer("mamba-ssm", case.peer, recorded=True)
+        planned = replace(planned, target=case.target, peer=peer)
+    return Job([planned], partial(_measure, planned, case, device))
 
 
 def _measure(planned: Measured, case: DecodeCase, device: torch.device) -> Iterator[Measured]:

@@ -64,9 +64,8 @@ GPU_CASES = [
     DecodeCase(8, 256, 64, "s4d"),
     DecodeCase(8, 256, 256, "s4d", length=512),
     DecodeCase(8, 256, 1024, "s4d", length=128),
-    DecodeCase(8, 256, 1, precision="float32"),
-    DecodeCase(8, 256, 64, precision="float32"),
 ]
+FLOAT32_CASES = [DecodeCase(8, 256, count, precision="float32") for count in (1, 64)]
 THEIR_CASES = [DecodeCase(8, 256, count, length=24) for count in (1, 16, 64, 256, 1024)]  # of transformers
 CPU_CASES = [
     DecodeCase(4, 128, 1, precision="float32"),
