@@ -89,8 +89,7 @@ class TaskConfig:
     series, column: a CSV file with a header and the column of it to forecast, horizon: rows ahead.
     labelled: share of each batch's windows that a language model reads behind their label, to generate by
         label later; below 1 it also learns to do without, as when it scores.
-    images: folder of Fashion-MNIST; permuted: read its pixels in one random order instead of row by row;
-        mirrored: exchange left and right in every second image that training sees.
+    images: folder of Fashion-MNIST; permuted: read its pixels in one random order instead of row by row.
     """
 
     name: str = "classify"
@@ -107,7 +106,6 @@ class TaskConfig:
     labelled: float = 0.0
     images: str = "data/sources/fashion-mnist"
     permuted: bool = False
-    mirrored: bool = False
 
 
 @dataclass

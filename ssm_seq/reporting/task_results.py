@@ -48,7 +48,7 @@ def task_result(points: Path, command: str, only: Sequence[str] | None = None) -
     first = next(iter(found.values()))[0]
     config = first["config"]
     return {
-        "what": f"{config['title']}: mean and extremes over seeds",
+        "what": f"{config['title']}: mean and extremes over seeds (of one seed its 95 % interval)",
         "command": command,
         "commit": first["git_commit"],
         "date": datetime.now(UTC).date().isoformat(),

@@ -30,7 +30,7 @@ def task_of(config: Config) -> Task:
         case "induction_heads":
             return InductionHeads(task.symbols)
         case "fashion_mnist":
-            return FashionMnist(task.images, task.permuted, task.mirrored)
+            return FashionMnist(task.images, task.permuted)
         case "delay" | "integration" | "reconstruction":
             return Signals(task.name, task.band, task.lag, task.samples)
         case "forecast":

@@ -15,8 +15,7 @@ from ssm_seq.data.alphabet import LINEAR
 from ssm_seq.errors import InputError
 from ssm_seq.tasks.task import Device, Example, Task
 
-SIDE = 28
-PIXELS = SIDE * SIDE
+PIXELS = 28 * 28
 VALID = 5_000  # the last of the 60,000 training images
 PACKAGE = "dataset-fashion-mnist"
 CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat"]
@@ -28,31 +27,21 @@ class FashionMnist(Task):
 
     folder: the four files of the data set as their authors and Debian's package have them. They are read at
     the first batch.
-    mirrored: every second image of the train split is shown with left and right exchanged.
     """
 
     classes = CLASSES
     vocab_size = 256
     alphabet = LINEAR.name
 
-    def __init__(self, folder: Path | str, permuted: bool, mirrored: bool = False) -> None:
-        self.folder, self.mirrored = Path(folder), mirrored
+    def __init__(self, folder: Path | str, permuted: bool) -> None:
+        self.folder = Path(folder)
         self.order = np.random.default_rng(0).permutation(PIXELS) if permuted else np.arange(PIXELS)
-        across = np.arange(PIXELS).reshape(SIDE, SIDE)[:, ::-1].flatten()
-        # Where in the order of reading the mirror image of each pixel stands.
-        self.mirror = np.argsort(self.order)[across[self.order]]
         self._on_device: dict[tuple[str, Device], tuple[Tensor, Tensor]] = {}
-        self._mirrors: dict[Device, Tensor] = {}
 
     def draw(self, split: str, count: int, length: int, generator: torch.Generator) -> Example:
         images, labels = self._split(split, length, generator.device)
-        options = {"generator": generator, "device": generator.device}
-        chosen = torch.randint(len(images), (count,), **options)
-        shown = images[chosen]
-        if self.mirrored and split == "train":
-            turned = torch.rand(count, 1, **options) < 0.5
-            shown = torch.where(turned, shown[:, self._mirror(generator.device)], shown)
-        return Example(shown, labels[chosen])
+        chosen = torch.randint(len(images), (count,), generator=generator, device=generator.device)
+        return Example(images[chosen], labels[chosen])
 
     def test(self, count: int, size: int, length: int, seed: int, device: Device) -> Iterator[Example]:
         """The first `count` test images; the seed means nothing."""
@@ -60,11 +49,6 @@ class FashionMnist(Task):
         for start in range(0, min(count, len(images)), size):
             end = min(start + size, count)
             yield Example(images[start:end], labels[start:end])
-
-    def _mirror(self, device: torch.device) -> Tensor:
-        if device not in self._mirrors:
-            self._mirrors[device] = torch.from_numpy(self.mirror).to(device)
-        return self._mirrors[device]
 
     def _split(self, split: str, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Images (n, 784) uint8 in the order of reading, and classes (n,) int64, on the device."""

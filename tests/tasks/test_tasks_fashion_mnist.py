@@ -42,21 +42,6 @@ def test_a_split_has_its_images_and_no_others(folder, split, images):
     assert set(inputs[:, 0].tolist()) == {200} and set(inputs[:, -1].tolist()) == {201}
 
 
-@pytest.mark.parametrize("permuted", [False, True])
-def test_every_second_training_image_is_mirrored(folder, permuted):
-    rng, flat = np.random.default_rng(0), (30, PIXELS)
-    pixels = rng.integers(0, 256, flat, dtype=np.uint8)
-    task = FashionMnist(folder, permuted, mirrored=True)
-    task._train = (pixels, np.arange(30, dtype=np.uint8))  # its label says which image it is
-    inputs, which = task.draw("train", 400, PIXELS, numbered_generator(0, "train", 0, "cpu"))
-    back = inputs.numpy()[:, np.argsort(task.order)].reshape(-1, 28, 28)
-    own = pixels.reshape(-1, 28, 28)[which]
-    plain, turned = ((back == image).all((1, 2)) for image in (own, own[:, :, ::-1]))
-    assert (plain ^ turned).all() and 150 < turned.sum() < 250
-    inputs, which = task.draw("valid", 50, PIXELS, numbered_generator(0, "valid", 0, "cpu"))
-    assert (inputs.numpy() == pixels[:, task.order][which]).all()
-
-
 def test_all_test_images_come_once(folder):
     batches = list(FashionMnist(folder, permuted=False).test(100, 5, PIXELS, 0, "cpu"))
     assert [len(batch.inputs) for batch in batches] == [5, 5, 2]
