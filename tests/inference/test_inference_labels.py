@@ -84,10 +84,10 @@ def test_labels_in_one_batch_on_a_gpu(layer, dtype):
     model = LanguageModel(config, 256, "mu_law", classes=["a", "b"]).cuda()
     run_by = engine(model, dtype)
     alone = generate(model, PROMPT, 40, seed=2, label="b", run_by=run_by)
-    states = [read_prompt(model, PROMPT, label, dtype) for label in ("b", "a", None)]
-    mixed = generate(model, concatenate(states), 40, seed=2, count=1, run_by=run_by)
+    states = [read_prompt(model, PROMPT, label, run_by.dtype) for label in ("b", "a", None)]
+    mixed = generate(model, concatenate(states), 40, seed=2, run_by=run_by)
     np.testing.assert_array_equal(mixed.ids[:1], alone.ids)
-    together = read_prompt(model, np.tile(PROMPT, (9, 1)), "b", dtype)
+    together = read_prompt(model, np.tile(PROMPT, (9, 1)), "b", run_by.dtype)
     assert torch.equal(together.logits[3:4], states[0].logits)
 
 
