@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from triton.runtime.jit import JITFunction
 
 from ssm_seq.kernels.decode.arguments import check_arguments
 from ssm_seq.kernels.decode.gpu_mamba import mamba_kernel
@@ -50,7 +49,7 @@ class GpuDecoder:
         channels, so many that each has 32 (Mamba) or 16 (S4D) of them if None."""
         plan = _of_mamba if isinstance(stack, MambaStack) else _of_s4d
         self._outline, self._plan = stack.to("meta"), plan(stack.to(torch.float32), dtype, programs)
-        self._fits: dict[tuple[bool, bool], int] = {}
+        self._fits: dict[tuple[bool, bool, bool], int] = {}
 
     def run(self, state: tuple[Tensor, ...], logits: Tensor, draws: Tensor, rule: Rule) -> Tensor:
         """See `decoder`."""
@@ -68,10 +67,14 @@ class GpuDecoder:
         top_k = min(rule.top_k or logits.shape[1], logits.shape[1])
         constants = plan.constants | {"GREEDY": rule.temperature == 0, "TRUNCATES": rule.truncates}
         stages, tiles = steps * plan.stages, ceil_div(rows, ROWS)
-        side_by_side = min(self._resident(tensors, constants, device) // plan.programs, tiles)
+        side_by_side = self._resident(tensors, constants, device) // plan.programs
+        if 0 < side_by_side < tiles:  # then half of the registers for twice as many
+            constants["maxnreg"] = 128
+            side_by_side = self._resident(tensors, constants, device) // plan.programs
         if side_by_side:
             constants["launch_cooperative_grid"] = True
-            launch(plan.kernel, (plan.programs, side_by_side), (*tensors, 0, stages, top_k), **constants)
+            grid = plan.programs, min(side_by_side, tiles)
+            launch(plan.kernel, grid, (*tensors, 0, stages, top_k), **constants)
         else:  # programs that are not all on the chip cannot wait for each other
             for stage in range(stages):
                 launch(plan.kernel, (plan.programs, tiles), (*tensors, stage, stage + 1, top_k), **constants)
@@ -79,10 +82,8 @@ class GpuDecoder:
         return ids
 
     def _resident(self, tensors: tuple, constants: dict[str, Any], device: torch.device) -> int:
-        """How many programs the GPU holds at once; 0 in the interpreter, which has them one by one."""
-        if not isinstance(self._plan.kernel, JITFunction):
-            return 0
-        key = constants["GREEDY"], constants["TRUNCATES"]
+        """How many programs the GPU holds at once."""
+        key = constants["GREEDY"], constants["TRUNCATES"], "maxnreg" in constants
         if key not in self._fits:
             with torch.cuda.device(device):
                 compiled = self._plan.kernel.warmup(
