@@ -126,8 +126,8 @@ class _Walks:
         self.pairs, self.cut, self._made = exponent.shape[1], cut(u), made
         self._within = toeplitz(made.lags)
         left = self.length % CHUNK or CHUNK
-        spans = (self.cut.chunks * CHUNK, CHUNK, left)
-        self._leaps = torch.stack([power(exponent, steps) for steps in spans])
+        long = power(exponent, self.cut.chunks * CHUNK)
+        self._leaps = torch.stack([long, made.powers[..., CHUNK], made.powers[..., left]])
         high = self._leaps[1].to(torch.complex64)
         self._decay = torch.stack([high, (self._leaps[1] - high).to(torch.complex64)])
 

@@ -18,23 +18,26 @@ from torch import Tensor
 
 
 class Matrices:
-    """lags: float32 (channels, size). into, out: complex64 (channels, pairs, size)."""
+    """lags: float32 (channels, size). into, out: complex64 (channels, pairs, size).
+
+    powers: Abar^0 ... Abar^size, complex128 (channels, pairs, size + 1).
+    """
 
     def __init__(self, exponent: Tensor, B: Tensor, C: Tensor, D: Tensor | None, size: int) -> None:
         self._B, self._C = B.to(torch.complex128), C.to(torch.complex128)
         self._steps = torch.arange(size + 1, device=exponent.device)
-        self._powers = power(exponent[..., None], self._steps)
-        into = self._B[..., None] * self._powers[..., :-1]  # backwards in time
+        self.powers = power(exponent[..., None], self._steps)
+        into = self._B[..., None] * self.powers[..., :-1]  # backwards in time
         lags = 2 * torch.einsum("hn,hnt->ht", self._C, into).real
         if D is not None:
             lags[:, 0] += D
-        out = 2 * (self._C[..., None] * self._powers[..., 1:]).conj_physical()
+        out = 2 * (self._C[..., None] * self.powers[..., 1:]).conj_physical()
         self.lags, self.into = lags.float(), into.flip(-1).to(torch.complex64)
         self.out = out.to(torch.complex64)
 
     def gradients(self, dlags: Tensor, dinto: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         """Of exponent, B, C (complex128) and D, when those of the matrices are these."""
-        powers = self._powers.conj_physical()
+        powers = self.powers.conj_physical()
         # By B and C it is a sum over all powers, by the exponent one that counts how high each is.
         sums = torch.stack([torch.ones_like(self._steps), self._steps], dim=1).to(powers.dtype)
         lag, lag_counted = ((2 * dlags[:, None] * powers[..., :-1]) @ sums[:-1]).unbind(-1)
