@@ -74,6 +74,8 @@ class Prefix:
             is not taken for a change.
         replays: what is recorded on a GPU, to be shared with others of the model while that stays as it is.
 
+    `computed`: positions that the model read for the reference.
+
     Raises:
         ValueError: no positions, or a spacing below 1.
     """
@@ -100,6 +102,7 @@ class Prefix:
         self._states: list[tuple] = []
         with inference(model):
             starts = range(0, self.length, self._steps * self.spacing)
+            self.computed = self.length + starts[-1]
             costs: list[list[NDArray[np.float64]]] = [[] for _ in starts]
             for rows, found in ahead(self._reference(starts)):
                 for row, nats in zip(rows, found["nats"], strict=True):

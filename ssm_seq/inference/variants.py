@@ -98,10 +98,11 @@ def _score_window(
         new = DNA.encode(bases.encode())
         forward.append(Edit(first - start, end - start, new))
         reverse.append(Edit(length - (end - start), length - (first - start), _other_strand(new)))
-    strands, read = [], 2 * length
+    strands, read = [], 0
     for strand, edits in ((ids, forward), (_other_strand(ids), reverse)):
-        strands.append(Prefix(model, strand, spacing, replays=replays).score(edits, tolerance))
-        read += sum(score.computed for score in strands[-1])
+        prefix = Prefix(model, strand, spacing, replays=replays)
+        strands.append(prefix.score(edits, tolerance))
+        read += prefix.computed + sum(score.computed for score in strands[-1])
     scores = [
         VariantScore(allele, start, start + length, *pair)
         for allele, *pair in zip(alleles, *strands, strict=True)

@@ -92,10 +92,15 @@ def test_bounded_scores_are_within_the_tolerance_and_read_less(layer, batch):
 
 def test_what_was_read_is_counted_and_is_what_the_model_read(monkeypatch):
     model, ids, read = make(), sequence(), []
-    prefix, losses = Prefix(model, ids, SPACING), LanguageModel.losses
+    backbone = model.backbone.forward
     monkeypatch.setattr(
-        LanguageModel, "losses", lambda self, ids, *rest: read.append(ids.numel()) or losses(self, ids, *rest)
+        model.backbone, "forward", lambda ids, state: read.append(ids.numel()) or backbone(ids, state)
     )
+    prefix = Prefix(model, ids, SPACING)
+    assert prefix.computed == sum(read) == LENGTH
+    assert (
+        Prefix(model, ids, SPACING, batch=3).computed == LENGTH + 2 * 8 * SPACING
+    )  # where the third part begins
     edits = [changed(ids, *case)[0] for case in CASES[4:20]]
     for tolerance in (0, 1e-3):
         read.clear()
