@@ -24,7 +24,7 @@ LARGEST_VOCAB = 1024  # one program has the whole distribution in registers
 ROWS = TILE.value  # of a tile
 MOST_PROGRAMS = 128  # that share a tile
 WARPS = 8
-_CACHED = 2**25  # bytes of in_proj; with more, a step finds none of a model in the second-level cache
+_CROWDED = {"maxnreg": 128}
 _LEAST = 16  # outputs that the tensor cores take at once
 
 
@@ -68,9 +68,11 @@ class GpuDecoder:
         constants = plan.constants | {"GREEDY": rule.temperature == 0, "TRUNCATES": rule.truncates}
         stages, tiles = steps * plan.stages, ceil_div(rows, ROWS)
         side_by_side = self._resident(tensors, constants, device) // plan.programs
-        if 0 < side_by_side < tiles:  # then half of the registers for twice as many
-            constants["maxnreg"] = 128
-            side_by_side = self._resident(tensors, constants, device) // plan.programs
+        if 0 < side_by_side < tiles:
+            # With half of the registers twice as many fit, which pays where these are enough.
+            crowded = self._resident(tensors, constants | _CROWDED, device) // plan.programs
+            if crowded:
+                side_by_side, constants = crowded, constants | _CROWDED
         if side_by_side:
             constants["launch_cooperative_grid"] = True
             grid = plan.programs, min(side_by_side, tiles)
@@ -82,7 +84,7 @@ class GpuDecoder:
         return ids
 
     def _resident(self, tensors: tuple, constants: dict[str, Any], device: torch.device) -> int:
-        """How many programs the GPU holds at once."""
+        """How many programs the GPU holds at once; 0 if they do not fit into the registers they may take."""
         key = constants["GREEDY"], constants["TRUNCATES"], "maxnreg" in constants
         if key not in self._fits:
             with torch.cuda.device(device):
@@ -97,7 +99,8 @@ class GpuDecoder:
                 of_chip.shared_memory_per_multiprocessor // shared,
                 of_chip.max_threads_per_multi_processor // threads,
             )
-            self._fits[key] = each * processors(device)
+            spills = "maxnreg" in constants and compiled.n_spills > 0
+            self._fits[key] = 0 if spills else each * processors(device)
         return self._fits[key]
 
 
@@ -141,7 +144,6 @@ def _of_mamba(stack: MambaStack, dtype: torch.dtype, programs: int | None) -> _P
         "LOW_TILE": max(next_power_of_2(low), 64),
         "LOW_COLUMNS": low_columns,
         "CHANNELS": channels,
-        "FETCHES": stack.in_proj.numel() * dtype.itemsize > _CACHED,
     }
     return _Plan(mamba_kernel, 4 * layers + 2, programs, _plain(tensors), buffers, constants)
 

@@ -9,7 +9,6 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from ssm_seq.kernels.decode.gpu_products import (
-    fetch,
     head_stage,
     made_layout,
     of_channels,
@@ -139,21 +138,6 @@ def _out_stage(
         send(place, before + out, in_rows, next_epoch)
 
 
-@gluon.jit
-def _fetch_ahead(
-    program, layer, in_proj, x_proj, out_proj,
-    LAYERS: gl.constexpr, D_MODEL: gl.constexpr, D_INNER: gl.constexpr, LOW: gl.constexpr,
-    CHANNELS: gl.constexpr, LOW_COLUMNS: gl.constexpr, OUT_COLUMNS: gl.constexpr,
-):  # fmt: skip
-    """This program's rows of the layer's other matrices, and of the next layer's first."""
-    fetch(x_proj + layer * (LOW * D_INNER), program * LOW_COLUMNS, LOW_COLUMNS, LOW, D_INNER)
-    fetch(out_proj + layer * (D_MODEL * D_INNER), program * OUT_COLUMNS, OUT_COLUMNS, D_MODEL, D_INNER)
-    if layer + 1 < LAYERS:
-        both = in_proj + (layer + 1) * (2 * D_INNER * D_MODEL)
-        fetch(both, program * CHANNELS, CHANNELS, D_INNER, D_MODEL)
-        fetch(both + D_INNER * D_MODEL, program * CHANNELS, CHANNELS, D_INNER, D_MODEL)
-
-
 @gluon.jit(do_not_specialize=["rows", "steps", "first", "last", "top_k"])
 def mamba_kernel(
     embedding, head, in_proj, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D, out_proj, conv, ssm,
@@ -165,7 +149,7 @@ def mamba_kernel(
     LOW_TILE: gl.constexpr, VOCAB: gl.constexpr, VOCABS: gl.constexpr, V_TILE: gl.constexpr,
     D_TILE: gl.constexpr, CHANNELS: gl.constexpr, LOW_COLUMNS: gl.constexpr, OUT_COLUMNS: gl.constexpr,
     HEAD_COLUMNS: gl.constexpr, MODEL_TILE: gl.constexpr, INNER_TILE: gl.constexpr,
-    FETCHES: gl.constexpr, GREEDY: gl.constexpr, TRUNCATES: gl.constexpr,
+    GREEDY: gl.constexpr, TRUNCATES: gl.constexpr,
 ):  # fmt: skip
     """Stages first..last-1 of the walk: for each step the sampling, four a layer, and the head."""
     program, programs = gl.program_id(0), gl.num_programs(0)
@@ -193,11 +177,6 @@ def mamba_kernel(
                     D_MODEL, MODEL, VOCAB, VOCABS, HEAD_COLUMNS, MODEL_TILE,
                 )  # fmt: skip
             elif kind == 0:
-                if FETCHES and tile == gl.program_id(1):
-                    _fetch_ahead(
-                        program, layer, in_proj, x_proj, out_proj, LAYERS, D_MODEL, D_INNER, LOW, CHANNELS,
-                        LOW_COLUMNS, OUT_COLUMNS,
-                    )  # fmt: skip
                 _into_stage(
                     program, layer, tile, rows, of_residual + place, of_layer, residual, in_proj,
                     conv_weight, conv_bias, conv, u_words, u_rows, z_rows, eps, D_MODEL, MODEL, D_INNER,

@@ -7,7 +7,6 @@ take them, and that all else of a row and a channel is in one thread; only sums 
 memory.
 """
 
-import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
@@ -83,21 +82,6 @@ def weights(matrix, first, start, OUTPUTS: gl.constexpr, COUNT: gl.constexpr, WI
     return gl.load(
         matrix + c[None, :, None] * WIDTH + k, mask=(c < COUNT)[None, :, None] & (k < WIDTH), other=0.0
     )
-
-
-@gluon.jit
-def fetch(matrix, first, OUTPUTS: gl.constexpr, COUNT: gl.constexpr, WIDTH: gl.constexpr):
-    """Ask for rows from `first` of a matrix (COUNT, WIDTH) to come to the second-level cache."""
-    LINE: gl.constexpr = 1024 // matrix.dtype.element_ty.primitive_bitwidth
-    LAYOUT: gl.constexpr = gl.BlockedLayout([1, 1], [1, 32], [gl.num_warps(), 1], [1, 0])
-    c = first + gl.arange(0, OUTPUTS, gl.SliceLayout(1, LAYOUT))
-    k = LINE * gl.arange(0, triton.next_power_of_2(triton.cdiv(WIDTH, LINE)), gl.SliceLayout(0, LAYOUT))
-    inside = (c < COUNT)[:, None] & (k < WIDTH)[None, :]
-    gl.inline_asm_elementwise(
-        "{ .reg .pred in; setp.ne.s32 in, $2, 0; @in prefetch.global.L2 [$1]; mov.b32 $0, $2; }",
-        "=r,l,r", [matrix + c[:, None] * WIDTH + k[None, :], inside.to(gl.int32)], dtype=gl.int32,
-        is_pure=False, pack=1,
-    )  # fmt: skip
 
 
 @gluon.jit
