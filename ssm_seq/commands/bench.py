@@ -40,7 +40,7 @@ WHAT_ALONE = {
     "decode": "Generation by Mamba and S4D models of random weights, d_state 16 and 64, 256 ids, wall time",
     "score": "The streaming scorer, Mamba of DNA with random weights, wall time",
 }
-WITH_RECORDED_PEERS = {"scan", "conv", "mixer", "models"}
+WITH_RECORDED_PEERS = {"scan", "conv", "mixer", "models", "decode"}
 
 
 class Job(NamedTuple):

@@ -2,6 +2,7 @@
 
 import io
 import re
+from argparse import Namespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from ssm_seq.benchmark.inputs import ready
 from ssm_seq.benchmark.measured import Measured, Peer, records
 from ssm_seq.benchmark.table import COLUMNS, LiveTable, row
 from ssm_seq.benchmark.timing import milliseconds, summary
+from ssm_seq.commands import bench
 from ssm_seq.commands.cli import KERNELS
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -175,6 +177,13 @@ def test_targets_and_recorded_peers_are_those_of_the_h100_alone(monkeypatch):
         assert all(planned.target is None for planned in kernels.plan(case, device))
         assert kernels._peer(case, 1, device) is None
         assert models.plan(model, device) == Measured(model.name)
+
+
+@pytest.mark.parametrize(("group", "recorded"), [("decode", True), ("models", True), ("lti_scan", False)])
+def test_results_say_where_recorded_peers_come_from(monkeypatch, group, recorded):
+    h100(monkeypatch)
+    head = bench._head(Namespace(only=[group], out=None, commit="f" * 40), CUDA)
+    assert ("peers" in head) is recorded
 
 
 def test_summary_and_times():
