@@ -14,8 +14,8 @@ from ssm_seq.kernels.rows import even_rows
 
 CHUNK = 16  # positions that one product takes
 
-# Chunks of a row: the exponent's gradient counts them, as a difference of sums that grow with their number and
-# nearly cancel for modes that decay within a chunk.
+# Chunks of a row: the exponent's gradient counts them, as a difference of sums that grow with their number
+# and nearly cancel for modes that decay within a chunk.
 LONGEST = 32
 ROWS = 16  # of a program
 BYTES = 16  # of a position that a program reads: four channels in float32, a warp each
