@@ -165,7 +165,8 @@ def head_stage(
     """Logits of COLUMNS ids for every row of the tile."""
     if program * COLUMNS < VOCAB:
         out, _, squares = products(
-            residual, tile, rows, epoch, head, program * COLUMNS, COLUMNS, VOCAB, D_MODEL, MODEL, K_TILE, False
+            residual, tile, rows, epoch, head, program * COLUMNS, COLUMNS, VOCAB, D_MODEL, MODEL, K_TILE,
+            False,
         )  # fmt: skip
         row, c, inside = places(tile, program * COLUMNS, rows, COLUMNS, made_layout(gl.num_warps(), COLUMNS))
         out *= gl.rsqrt(squares / D_MODEL + eps)[None, :]
