@@ -52,8 +52,8 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 def side_by_side(model: LanguageModel, window: np.ndarray, edit: Edit) -> float:
     """What `Prefix.score` estimates, of an edit behind the first position: both sequences read to the end.
 
-    Behind the edit they are one batch, so that what is alike in both is rounded alike: over a million positions
-    differences of rounding, as other shapes have them on a GPU, could add up to more than what is left out.
+    Behind the edit they are one batch, so that what is alike in both is rounded alike: differences of
+    rounding, as other shapes have them on a GPU, could add up to more than what is left out.
     """
     ids, chunk = torch.tensor(window, device=model.head.weight.device).long(), choose_chunk(model) // 2
     start, end = edit.start - 1, min(edit.end + 64, len(ids))

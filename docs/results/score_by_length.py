@@ -28,7 +28,8 @@ def by_length(records: list[dict[str, Any]]) -> Figure:
     drawing.set_facecolor("white")  # it stands on pages of any colour
     time, memory = drawing.subplots(1, 2)
     time.loglog(*zip(*sorted(series["time"]), strict=True), "o-", color=COLOURS[0])
-    time.set(xlabel="positions", ylabel="seconds")
+    time.set(xlabel="positions", ylabel="seconds", ylim=(0.08, 12))
+    time.set_yticks([0.1, 1, 10], ["0.1", "1", "10"])
     memory.plot(*zip(*sorted(series["peak"]), strict=True), "o-", color=COLOURS[2])
     memory.axhline(1, color=MUTED, linestyle=":", linewidth=1)
     memory.set(xlabel="positions", ylabel="GiB above the weights", xscale="log", ylim=(0, 1.1))
