@@ -33,8 +33,10 @@ def task_figure(result: dict[str, Any]) -> Figure:
     axes = drawing.subplots()
     for number, (name, records) in enumerate(points.items()):
         lengths = [record["length"] for record in records]
-        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-        axes.plot(lengths, [record["value"] for record in records], label=name, **look)
+        turn, colour = divmod(number, len(COLOURS))  # dashed where colours come again
+        look = {"color": COLOURS[colour], "marker": MARKERS[number % len(MARKERS)]}
+        values = [record["value"] for record in records]
+        axes.plot(lengths, values, label=name, linestyle=("-", "--", ":")[turn % 3], **look)
         bounds = ([record[end] for record in records] for end in ("low", "high"))
         axes.fill_between(lengths, *bounds, color=look["color"], alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
