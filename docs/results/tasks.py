@@ -5,8 +5,8 @@
 The models (points) and seeds are those of config/workflow.yaml; `snakemake results/tasks/NAME/result.json`
 makes the same ones one after another. A small model leaves most of a GPU idle, so here each is a process of
 its own, and all share one device. The file is written anew whenever a run is finished. After --minutes a run
-that is not at its end is judged as its last checkpoint has it, and its record says after how many steps. The
-figure: python -m ssm_seq.reporting.task_figure FILE.json
+that is not at its end is judged as its last checkpoint has it, or its first, if it has none by then, and its
+record says after how many steps. The figure: python -m ssm_seq.reporting.task_figure FILE.json
 """
 
 import argparse
@@ -44,10 +44,11 @@ class TimeIsUp(Exception):
     """Raised in a run by the signal that ends its training."""
 
 
-def end_training(*_: object) -> None:
-    """A signal handler."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise TimeIsUp
+def end_training(folder: Path) -> None:
+    """Handle a signal, which comes again until there is a checkpoint to go by."""
+    if any(folder.glob("checkpoints/*/*.pt")):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise TimeIsUp
 
 
 def work(overrides: list[str], folder: Path) -> None:
@@ -58,7 +59,7 @@ def work(overrides: list[str], folder: Path) -> None:
     torch.set_num_threads(1)
     config = compose(overrides, ROOT / "config")
     device = choose_device(config.device)
-    signal.signal(signal.SIGTERM, end_training)
+    signal.signal(signal.SIGTERM, lambda *_: end_training(folder))
     try:
         train(config, None, folder, device)
     except TimeIsUp:
