@@ -21,6 +21,7 @@ from ssm_seq.kernels.decode.stacks import MambaStack, S4DStack, Stack
 from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2, processors
 
 LARGEST_VOCAB = 1024  # one program has the whole distribution in registers
+LARGEST_STATE = 64  # numbers, or pairs of numbers, of a channel: all in registers
 ROWS = TILE.value  # of a tile
 MOST_PROGRAMS = 128  # that share a tile
 WARPS = 8
@@ -39,6 +40,11 @@ class _Plan:
     tensors: list[Tensor]
     buffers: list[tuple[tuple[int, ...], torch.dtype]]
     constants: dict[str, Any]
+
+
+def takes(stack: MambaStack | S4DStack) -> bool:
+    """Whether a program holds the distribution of an id, and the states of its channels, in registers."""
+    return len(stack.head) <= LARGEST_VOCAB and stack.A.shape[2] <= LARGEST_STATE
 
 
 class GpuDecoder:
@@ -68,7 +74,7 @@ class GpuDecoder:
         constants = plan.constants | {"GREEDY": rule.temperature == 0, "TRUNCATES": rule.truncates}
         stages, tiles = steps * plan.stages, ceil_div(rows, ROWS)
         side_by_side = self._resident(tensors, constants, device) // plan.programs
-        if 0 < side_by_side < tiles:
+        if side_by_side < tiles:
             # With half of the registers twice as many fit, which pays where these are enough.
             crowded = self._resident(tensors, constants | _CROWDED, device) // plan.programs
             if crowded:
@@ -109,6 +115,7 @@ def _of_mamba(stack: MambaStack, dtype: torch.dtype, programs: int | None) -> _P
     width, dt_rank = stack.conv_weight.shape[2], stack.dt_proj.shape[2]
     programs = programs or min(ceil_div(d_inner, 32), MOST_PROGRAMS)
     channels = _columns(d_inner, programs)
+    programs = ceil_div(d_inner, channels)
     n_tile, r_tile = next_power_of_2(d_state), max(next_power_of_2(dt_rank), 16)
     section = max(n_tile, r_tile)
     low_columns = _columns(3 * section, programs)
@@ -152,6 +159,7 @@ def _of_s4d(stack: S4DStack, dtype: torch.dtype, programs: int | None) -> _Plan:
     layers, d_model, pairs, _ = stack.A.shape
     programs = programs or min(ceil_div(d_model, 16), MOST_PROGRAMS)
     channels = _columns(d_model, programs)
+    programs = ceil_div(d_model, channels)
     tensors = [
         stack.embedding, _with_norm(stack.head, stack.final_norm).to(dtype), stack.norm, stack.A, stack.B,
         stack.C, stack.D, stack.out_proj.to(dtype), stack.out_bias,
@@ -170,7 +178,7 @@ def _of_s4d(stack: S4DStack, dtype: torch.dtype, programs: int | None) -> _Plan:
 
 def _common(stack: Stack, dtype: torch.dtype, programs: int) -> dict[str, Any]:
     vocab, d_model = stack.head.shape
-    out_columns, head_columns = _columns(d_model, programs), _columns(vocab, programs)
+    out_columns, head_columns = _columns(d_model, programs), min(_columns(vocab, programs), 64)
     model, vocabs = _whole(d_model, out_columns), _whole(vocab, head_columns)
     return {
         "LAYERS": len(stack.norm),

@@ -158,16 +158,15 @@ def own_residual(residual, row, c, in_rows, MODEL: gl.constexpr):
 
 @gluon.jit
 def head_stage(
-    program, tile, rows, epoch, next_epoch, residual, head, logits, eps,
+    program, programs, tile, rows, epoch, next_epoch, residual, head, logits, eps,
     D_MODEL: gl.constexpr, MODEL: gl.constexpr, VOCAB: gl.constexpr, VOCABS: gl.constexpr,
     COLUMNS: gl.constexpr, K_TILE: gl.constexpr,
 ):  # fmt: skip
-    """Logits of COLUMNS ids for every row of the tile."""
-    if program * COLUMNS < VOCAB:
+    """Logits of COLUMNS ids at once for every row of the tile, until all programs together have all."""
+    for first in range(program * COLUMNS, VOCABS, programs * COLUMNS):
         out, _, squares = products(
-            residual, tile, rows, epoch, head, program * COLUMNS, COLUMNS, VOCAB, D_MODEL, MODEL, K_TILE,
-            False,
+            residual, tile, rows, epoch, head, first, COLUMNS, VOCAB, D_MODEL, MODEL, K_TILE, False
         )  # fmt: skip
-        row, c, inside = places(tile, program * COLUMNS, rows, COLUMNS, made_layout(gl.num_warps(), COLUMNS))
+        row, c, inside = places(tile, first, rows, COLUMNS, made_layout(gl.num_warps(), COLUMNS))
         out *= gl.rsqrt(squares / D_MODEL + eps)[None, :]
         send(logits + row * VOCABS + c[:, None], out, inside, next_epoch)

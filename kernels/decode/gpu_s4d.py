@@ -134,7 +134,7 @@ def s4d_kernel(
                     )  # fmt: skip
             elif within == STAGES - 1:
                 head_stage(
-                    program, tile, rows, of_residual + LAYERS, t + 1, residual, head, logits, eps,
+                    program, programs, tile, rows, of_residual + LAYERS, t + 1, residual, head, logits, eps,
                     D_MODEL, MODEL, VOCAB, VOCABS, HEAD_COLUMNS, MODEL_TILE,
                 )  # fmt: skip
             elif within % 2 == 1:

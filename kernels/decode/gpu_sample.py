@@ -26,10 +26,11 @@ def sample_stage(
     largest = gl.max(own, 0)
     if GREEDY:
         chosen = gl.min(gl.where(own == largest, v, V_TILE), 0)
+        chosen = gl.where(chosen < VOCAB, chosen, 0)  # logits that are no numbers
     else:
         weight = gl.exp((own.to(gl.float64) - largest.to(gl.float64)) / temperature)
         if TRUNCATES:
-            kept = _kept(own, weight, rule, top_k, V_TILE)
+            kept = _kept(weight, rule, top_k, V_TILE)
             weight = gl.where(gl.convert_layout(kept, LINE), weight, 0.0)
         cumulative = gl.associative_scan(weight, 0, _add)
         below = (cumulative <= draw * gl.max(cumulative, 0)) & (v < VOCAB)
@@ -42,34 +43,26 @@ def sample_stage(
 
 
 @gluon.jit
-def _kept(logits, weight, rule, top_k, V_TILE: gl.constexpr):
-    """Which ids are left of the distribution: each is compared with all others, which needs no sorting.
-
-    Ids go by a number that is larger for larger logits and, of equals, for lower ids.
-    """
+def _kept(weight, rule, top_k, V_TILE: gl.constexpr):
+    """Which ids are left of the distribution: each is compared with all others, which needs no sorting."""
     OTHERS: gl.constexpr = 16
     PAIRS: gl.constexpr = gl.BlockedLayout([1, OTHERS], [32, 1], [gl.num_warps(), 1], [1, 0])
-    LINE: gl.constexpr = gl.SliceLayout(1, PAIRS)
     PLAIN: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-    logits, weight = gl.convert_layout(logits, LINE), gl.convert_layout(weight, LINE)
-    bits = logits.to(gl.int32, bitcast=True)
-    rising = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(gl.int64)
-    key = (rising << 32) | (V_TILE - 1 - gl.arange(0, V_TILE, LINE)).to(gl.int64)
-    keys = gl.allocate_shared_memory(gl.int64, [V_TILE], PLAIN, key)
-    keys = keys._reinterpret(gl.int64, [V_TILE // OTHERS, OTHERS], PLAIN)
-    rank = gl.zeros([V_TILE], gl.int32, LINE)
-    for i in range(V_TILE // OTHERS):
-        other = keys.index(i).load(gl.SliceLayout(0, PAIRS))
-        rank += gl.sum((other[None, :] > key[:, None]).to(gl.int32), 1)
-    weight = gl.where(rank < top_k, weight, 0.0)
+    weight = gl.convert_layout(weight, gl.SliceLayout(1, PAIRS))
+    v = gl.arange(0, V_TILE, gl.SliceLayout(1, PAIRS))
     weights = gl.allocate_shared_memory(gl.float64, [V_TILE], PLAIN, weight)
     weights = weights._reinterpret(gl.float64, [V_TILE // OTHERS, OTHERS], PLAIN)
-    before = gl.zeros([V_TILE], gl.float64, LINE)
+    rank = gl.zeros([V_TILE], gl.int32, gl.SliceLayout(1, PAIRS))
+    before = gl.zeros([V_TILE], gl.float64, gl.SliceLayout(1, PAIRS))
     for i in range(V_TILE // OTHERS):
-        likelier = keys.index(i).load(gl.SliceLayout(0, PAIRS))[None, :] > key[:, None]
-        before += gl.sum(gl.where(likelier, weights.index(i).load(gl.SliceLayout(0, PAIRS))[None, :], 0.0), 1)
-    enough = gl.load(rule + 1) * gl.sum(weight, 0)
-    return (before < enough) & (weight >= gl.load(rule + 2)) & (rank < top_k)
+        other = weights.index(i).load(gl.SliceLayout(0, PAIRS))[None, :]
+        its_id = i * OTHERS + gl.arange(0, OTHERS, gl.SliceLayout(0, PAIRS))[None, :]
+        likelier = (other > weight[:, None]) | ((other == weight[:, None]) & (its_id < v[:, None]))
+        rank += gl.sum(likelier.to(gl.int32), 1)
+        before += gl.sum(gl.where(likelier, other, 0.0), 1)
+    kept = rank < top_k
+    enough = gl.load(rule + 1) * gl.sum(gl.where(kept, weight, 0.0), 0)
+    return kept & (before < enough) & (weight >= gl.load(rule + 2))
 
 
 @gluon.jit

@@ -33,7 +33,7 @@ class Decoder(Protocol):
 
 def decoder(stack: Stack, dtype: torch.dtype | None = None) -> Decoder | None:
     """The fused steps of a model on its device, None where there are none for it: on a GPU for float64 and
-    for more ids than one program holds.
+    for more ids or states than a program holds.
 
     dtype: of the matrices, the stack's own if None; bfloat16 on GPUs only.
 
@@ -48,8 +48,8 @@ def decoder(stack: Stack, dtype: torch.dtype | None = None) -> Decoder | None:
         from ssm_seq.kernels.decode.cpu import CpuDecoder
 
         return CpuDecoder(stack)
-    from ssm_seq.kernels.decode.gpu import LARGEST_VOCAB, GpuDecoder
+    from ssm_seq.kernels.decode.gpu import GpuDecoder, takes
 
-    if dtype == torch.float64 or len(stack.head) > LARGEST_VOCAB:
+    if dtype == torch.float64 or not takes(stack):
         return None
     return GpuDecoder(stack, dtype)

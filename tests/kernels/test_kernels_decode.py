@@ -161,6 +161,14 @@ def test_bad_arguments(kind, change, sentence):
         decoder(stack).run(*change(*inputs(stack, 2, 4)), RULES["plain"])
 
 
+@KINDS
+def test_what_a_gpu_holds_in_registers(kind):
+    states = 64 if kind == "mamba" else 128
+    assert gpu.takes(stack_of(kind, 1, 6, states, 1024))
+    assert not gpu.takes(stack_of(kind, 1, 6, states + 2, 3))
+    assert not gpu.takes(stack_of(kind, 1, 6, 2, 1025))
+
+
 def test_dtypes_that_nothing_is_made_for():
     with pytest.raises(ValueError, match="bfloat16"):
         decoder(stack_of("mamba", 1, 6, 2, 3), torch.bfloat16)
