@@ -1,5 +1,7 @@
 """Decoders: the walk of the definition, and rows that know nothing of each other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,7 @@ def test_many_steps_are_the_definition(kind, rule, device, poisoned):
 
 
 @KINDS
-@pytest.mark.parametrize("shape", [(1, 6, 2, 3, 1), (1, 70, 4, 300, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 6, 2, 3, 1), (1, 70, 4, 300, 5), (1, 6, 2, 300, 4)], ids=str)
 @pytest.mark.parametrize("device", DEVICES)
 def test_odd_sizes(kind, shape, device, poisoned):
     layers, d_model, d_state, vocab, width = shape
@@ -50,6 +52,18 @@ def test_odd_sizes(kind, shape, device, poisoned):
     ids, results = run(stack, 2, RULES["cut"])
     assert torch.equal(ids, expected)
     assert error(results[-1], expected_logits) < 1e-5
+
+
+@KINDS
+@pytest.mark.parametrize("device", DEVICES)
+def test_of_equally_likely_ids_the_first_are_kept(kind, device):
+    stack = stack_of(kind, 1, 24, 4, 40, device)
+    stack = replace(stack, head=torch.zeros_like(stack.head))
+    state, logits, draws = inputs(stack, 2, STEPS)
+    expected, _, _ = walk(stack, state, logits, draws, RULES["cut"])
+    ids, _ = run(stack, 2, RULES["cut"])
+    assert torch.equal(ids, expected)
+    assert ids[:, 1:].max() == 6  # of the seven that top_k leaves
 
 
 @KINDS
