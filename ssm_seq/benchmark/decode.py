@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import torch
 
-from ssm_seq.benchmark import against_a_transformer, decode_cases
-from ssm_seq.benchmark.against_a_transformer import Contest
+from ssm_seq.benchmark import contest, decode_cases
 from ssm_seq.benchmark.against_transformers import MISSING, in_transformers, seconds_of_generate
+from ssm_seq.benchmark.contest import Contest
 from ssm_seq.benchmark.decode_cases import DecodeCase, new_engine, new_model, random_ids, speeds
 from ssm_seq.benchmark.floors import is_h100
 from ssm_seq.benchmark.measured import Measured, Peer
@@ -38,9 +38,9 @@ def jobs(device: torch.device) -> Iterator[Job]:
     """Everything that is measured; targets and recorded peers on an H100 alone."""
     on_gpu = device.type == "cuda"
     if on_gpu:
-        contest = Contest()
-        planned = against_a_transformer.plan(contest)
-        yield Job(planned, partial(against_a_transformer.measure, contest, device))
+        shapes = Contest()
+        planned = contest.plan(shapes)
+        yield Job(planned, partial(contest.measure, shapes, device))
         yield from (_job(case, device) for case in decode_cases.GPU_CASES)
         for case in decode_cases.THEIR_CASES:
             planned = Measured(f"{case.name}, transformers' generate", unit="tokens/s")

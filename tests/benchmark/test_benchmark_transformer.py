@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ssm_seq.benchmark import against_a_transformer
-from ssm_seq.benchmark.against_a_transformer import Contest
+from ssm_seq.benchmark import contest as contests
 from ssm_seq.benchmark.against_transformers import library
+from ssm_seq.benchmark.contest import Contest, llama
 from ssm_seq.benchmark.decode import _by_transformers
 from ssm_seq.benchmark.decode_cases import DecodeCase
 from ssm_seq.benchmark.measured import Measured
@@ -18,17 +18,8 @@ SMALL = Shape(layers=2, d_model=32, heads=4, d_ff=48, vocab=50)
 
 def of_transformers(shape):
     pytest.importorskip("transformers")
-    transformers = library()
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=shape.vocab,
-        hidden_size=shape.d_model,
-        intermediate_size=shape.d_ff,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        eos_token_id=None,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
+    return llama(library(), shape, 2048)
 
 
 def with_weights_of(theirs, shape):
@@ -80,15 +71,13 @@ def test_both_sides_have_as_many_parameters():
 def test_a_contest():
     pytest.importorskip("transformers")
     contest = Contest(DecodeCase(1, 8, 3, precision="float32", length=6), Shape(1, 8, 2, 12, 256), 20)
-    planned, figures = (
-        against_a_transformer.plan(contest),
-        list(against_a_transformer.measure(contest, CPU)),
-    )
+    planned, figures = contests.plan(contest), list(contests.measure(contest, CPU))
     assert [figure.name for figure in figures[:-1]] == [figure.name for figure in planned]
     speed, ratio, whole, first, other = figures
     assert ratio.value == pytest.approx(speed.value / speed.peer.value, rel=1e-3) and ratio.target == 5
-    assert whole.value < speed.value and whole.peer.value < speed.peer.value
+    # Times of one run, of which noise may make the first step shorter than the rest.
     assert whole.value == pytest.approx(18 / (first.value + 15 / speed.value))
+    assert whole.peer.value == pytest.approx(18 / (first.peer.value + 15 / speed.peer.value), rel=1e-3)
     # Of the two Transformers the faster is beside ours.
     assert 0 < other.value <= speed.peer.value * 1.001
 

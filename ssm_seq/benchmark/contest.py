@@ -4,10 +4,11 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssm_seq.benchmark.against_transformers import MISSING, library, seconds_of_generate
 from ssm_seq.benchmark.decode_cases import VOCAB, DecodeCase, new_engine, new_model, random_ids, speeds
@@ -95,22 +96,27 @@ def _ours(contest: Contest, device: torch.device) -> tuple[float, Times]:
     return first, speeds(model, case, run_by, made.state)
 
 
-def _by_transformers(shape: Shape, prompts: Tensor, dtype: torch.dtype) -> Clocked | None:
-    """Its Llama of random weights, making the likeliest ids; None where transformers is missing."""
-    if (transformers := library()) is None:
-        return None
+def llama(transformers: ModuleType, shape: Shape, positions: int) -> nn.Module:
+    """transformers' LlamaForCausalLM of the same sizes with random weights, which never ends a text."""
     config = transformers.LlamaConfig(
         vocab_size=shape.vocab,
         hidden_size=shape.d_model,
         intermediate_size=shape.d_ff,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
-        max_position_embeddings=2 * prompts.shape[1],
+        max_position_embeddings=positions,
         bos_token_id=None,
         eos_token_id=None,
     )
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+def _by_transformers(shape: Shape, prompts: Tensor, dtype: torch.dtype) -> Clocked | None:
+    """Its Llama of random weights, making the likeliest ids; None where transformers is missing."""
+    if (transformers := library()) is None:
+        return None
     with torch.device(prompts.device):
-        model = transformers.LlamaForCausalLM(config).to(dtype).eval()
+        model = llama(transformers, shape, 2 * prompts.shape[1]).to(dtype)
     with torch.inference_mode():
         seconds_of_generate(model, prompts, 2)
         first = seconds_of_generate(model, prompts, 1)
