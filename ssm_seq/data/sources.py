@@ -254,13 +254,14 @@ class _Member:
     name: str
     content: IO[bytes] | None  # none for what is no plain file: a link, a device
     executable: bool
+    is_second_name: bool = False  # a symbolic link to a name beside it
 
 
 def _extract(source: Source, archive: Path, destination: Path) -> None:
     """Take the source's member, file or folder, out of the archive.
 
     Nothing is written but plain files in a fresh folder under names that were checked, so neither `..`, nor
-    an absolute name, nor a link can lead anywhere else.
+    an absolute name, nor a link can lead anywhere else. A folder's second names of its files are left out.
     """
     assert source.member is not None
     wanted = PurePosixPath(source.member)
@@ -284,7 +285,7 @@ def _extract_folder(source: Source, archive: Path, wanted: PurePosixPath, folder
     count = 0
     for member in _members(source, archive):
         path = _safe_path(source, member)
-        if path.is_relative_to(wanted):
+        if path.is_relative_to(wanted) and not member.is_second_name:
             target = folder / path.relative_to(wanted)
             target.parent.mkdir(parents=True, exist_ok=True)
             _write(source, member, target)
@@ -332,7 +333,9 @@ def _members(source: Source, archive: Path) -> Iterator[_Member]:
 def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
     for info in tar:
         if not info.isdir():
-            yield _Member(info.name, tar.extractfile(info) if info.isreg() else None, bool(info.mode & 0o100))
+            content = tar.extractfile(info) if info.isreg() else None
+            second_name = info.issym() and "/" not in info.linkname and info.linkname not in (".", "..")
+            yield _Member(info.name, content, bool(info.mode & 0o100), second_name)
 
 
 def _zip_members(archive: Path) -> Iterator[_Member]:

@@ -267,7 +267,23 @@ def test_members_of_archives(tmp_path: Path, ending: str) -> None:
         assert not (tmp_path / name).exists()
 
 
+def test_a_second_name_beside_a_file_is_left_out(tmp_path: Path) -> None:
+    """Packages have such links: the file itself is there."""
+    link = info("./data/a.old", tarfile.SYMTYPE, "a.txt")
+    tar(tmp_path / "archive.tar", [*GOOD, (link, b"")], "w")
+    entries = listed(
+        tmp_path,
+        folder={"path": "archive.tar", "member": "data/"},
+        link={"path": "archive.tar", "member": "data/a.old"},
+    )
+    fetch("folder", tmp_path / "folder", entries)
+    assert left_in(tmp_path / "folder") == ["a.txt", "deep"]
+    with pytest.raises(InputError, match="is not a plain file"):
+        fetch("link", tmp_path / "link", entries)
+
+
 HOSTILE = {
+    "up": [(info("data/link", tarfile.SYMTYPE, ".."), b"")],
     "parent": [(info("data/../../escaped"), b"x")],
     "absolute": [(info("{absolute}"), b"x")],
     "symlink": [(info("data/link", tarfile.SYMTYPE, "{outside}"), b"")],
