@@ -24,6 +24,7 @@ CLASSES += ["sandal", "shirt", "sneaker", "bag", "ankle boot"]
 
 class FashionMnist(Task):
     """Ten classes; an image is read row by row, or in one order drawn once for all images (`permuted`).
+    Half of the images drawn for training are mirrored, left for right: a shirt remains a shirt.
 
     folder: the four files of the data set as their authors and Debian's package have them. They are read at
     the first batch.
@@ -35,23 +36,31 @@ class FashionMnist(Task):
 
     def __init__(self, folder: Path | str, permuted: bool) -> None:
         self.folder = Path(folder)
-        self.order = np.random.default_rng(0).permutation(PIXELS) if permuted else np.arange(PIXELS)
-        self._on_device: dict[tuple[str, Device], tuple[Tensor, Tensor]] = {}
+        pixels = np.arange(PIXELS)
+        self.order = np.random.default_rng(0).permutation(PIXELS) if permuted else pixels
+        mirrored = pixels.reshape(28, 28)[:, ::-1].reshape(-1)
+        self.mirrored = torch.from_numpy(np.argsort(self.order)[mirrored[self.order]])
+        self._on_device: dict[tuple[str, Device], tuple[Tensor, Tensor, Tensor]] = {}
 
     def draw(self, split: str, count: int, length: int, generator: torch.Generator) -> Example:
-        images, labels = self._split(split, length, generator.device)
+        images, labels, mirrored = self._split(split, length, generator.device)
         chosen = torch.randint(len(images), (count,), generator=generator, device=generator.device)
-        return Example(images[chosen], labels[chosen])
+        inputs = images[chosen]
+        if split == "train":
+            turned = torch.rand(count, generator=generator, device=generator.device) < 0.5
+            inputs = torch.where(turned[:, None], inputs[:, mirrored], inputs)
+        return Example(inputs, labels[chosen])
 
     def test(self, count: int, size: int, length: int, seed: int, device: Device) -> Iterator[Example]:
         """The first `count` test images; the seed means nothing."""
-        images, labels = self._split("test", length, torch.device(device))
+        images, labels, _ = self._split("test", length, torch.device(device))
         for start in range(0, min(count, len(images)), size):
             end = min(start + size, count)
             yield Example(images[start:end], labels[start:end])
 
-    def _split(self, split: str, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Images (n, 784) uint8 in the order of reading, and classes (n,) int64, on the device."""
+    def _split(self, split: str, length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """On the device: images (n, 784) uint8 in the order of reading, classes (n,) int64, and where each
+        pixel of a mirrored image is to be found (784,) int64."""
         if length != PIXELS:
             raise InputError(f"length {length}: an image has {PIXELS} pixels (data.window, evaluate.lengths)")
         if (split, device) not in self._on_device:
@@ -60,6 +69,7 @@ class FashionMnist(Task):
             self._on_device[split, device] = (
                 torch.from_numpy(images[cut][:, self.order]).to(device),
                 torch.from_numpy(labels[cut].astype(np.int64)).to(device),
+                self.mirrored.to(device),
             )
         return self._on_device[split, device]
 

@@ -11,11 +11,13 @@ from ssm_seq.tasks import fashion_mnist
 from ssm_seq.tasks.fashion_mnist import PIXELS, FashionMnist
 from ssm_seq.tasks.task import numbered_generator
 
+CORNERS = [0, 27, PIXELS - 28, PIXELS - 1]
+
 
 def write(folder, name, count, labels=None):
-    """`count` images; every pixel of the i-th is i, but its first and last say so."""
+    """`count` images; every pixel of the i-th is i, but the corners say where they are."""
     images = np.repeat(np.arange(count, dtype=np.uint8), PIXELS).reshape(count, PIXELS)
-    images[:, 0], images[:, -1] = 200, 201
+    images[:, CORNERS] = 200, 201, 202, 203
     head = b"\0\0\x08\x03" + np.array([count, 28, 28], ">i4").tobytes()
     with gzip.open(folder / f"{name}-images-idx3-ubyte.gz", "wb") as file:
         file.write(head + images.tobytes())
@@ -39,7 +41,23 @@ def test_a_split_has_its_images_and_no_others(folder, split, images):
     inputs, classes = task.draw(split, 400, PIXELS, numbered_generator(0, split, 0, "cpu"))
     assert set(inputs[:, 1].tolist()) == set(images)
     assert torch.equal(classes, inputs[:, 1].long() % 10)
-    assert set(inputs[:, 0].tolist()) == {200} and set(inputs[:, -1].tolist()) == {201}
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+def test_half_of_the_images_of_training_are_mirrored(folder, permuted):
+    task = FashionMnist(folder, permuted)
+    places = [int(np.flatnonzero(task.order == corner)[0]) for corner in CORNERS]
+
+    def found(split):
+        inputs, _ = task.draw(split, 400, PIXELS, numbered_generator(0, split, 0, "cpu"))
+        assert torch.equal(inputs.sort(1).values[:, -4:], torch.tensor([[200, 201, 202, 203]] * 400).byte())
+        corners = [tuple(image) for image in inputs[:, places].tolist()]
+        return {each: corners.count(each) for each in set(corners)}
+
+    as_they_are, mirrored = (200, 201, 202, 203), (201, 200, 203, 202)
+    assert found("valid") == {as_they_are: 400}
+    assert found("train").keys() == {as_they_are, mirrored}
+    assert 140 < found("train")[mirrored] < 260
 
 
 def test_all_test_images_come_once(folder):
@@ -56,8 +74,8 @@ def test_permuted_images_share_one_order(folder):
         for permuted in (False, True)
     )
     assert torch.equal(rows.sort(1).values, shuffled.sort(1).values)
-    for end in (200, 201):
-        places = (shuffled == end).nonzero()[:, 1]
+    for corner in (200, 201):
+        places = (shuffled == corner).nonzero()[:, 1]
         assert (places == places[0]).all()
     assert not torch.equal(rows, shuffled)
 
