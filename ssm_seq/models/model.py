@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssm_seq.config import ModelConfig
 from ssm_seq.data.alphabet import LINEAR, MU_LAW, SIGNAL
+from ssm_seq.errors import InputError
 from ssm_seq.files import whole_directory
 from ssm_seq.models.backbone import Backbone
 
@@ -89,9 +91,15 @@ class Model(nn.Module, ABC):
         }
 
     def save(self, directory: Path | str) -> None:
-        """Write model.safetensors and config.json into a folder that appears whole or not at all."""
+        """Write model.safetensors and config.json into a folder that appears whole or not at all.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         with whole_directory(directory, DESCRIPTION) as partial:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in self.state_dict().items()}, partial / WEIGHTS
-            )
+            try:
+                save_file(tensors, partial / WEIGHTS)
+            except SafetensorError as error:  # what the system says, a full disk for one
+                raise InputError(f"{directory}: the model cannot be written ({error})") from None
             (partial / DESCRIPTION).write_text(json.dumps(self.description(), indent=2) + "\n")

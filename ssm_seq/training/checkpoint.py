@@ -64,9 +64,18 @@ class Checkpoints:
             partial.unlink()
 
     def save(self, step: int, content: dict[str, Any]) -> None:
-        """Keep tensors, numbers and text in `content` as the state after `step` steps; the oldest goes."""
+        """Keep tensors, numbers and text in `content` as the state after `step` steps; the oldest goes.
+
+        Raises:
+            InputError: it cannot be written; those before it remain.
+        """
         partial = self.folder / f"{step:09d}.partial"
-        torch.save({"identity": json.dumps(self.identity), "step": step, **content}, partial)
+        try:
+            torch.save({"identity": json.dumps(self.identity), "step": step, **content}, partial)
+        except RuntimeError as error:  # torch names the place in its archive, not what the system says
+            partial.unlink(missing_ok=True)
+            where = f"{self.folder}: the checkpoint of step {step}"
+            raise InputError(f"{where} cannot be written ({error}); is the disk full?") from error
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(self.folder / f"{step:09d}-{sha256(partial)}.pt")

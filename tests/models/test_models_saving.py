@@ -45,6 +45,14 @@ def test_the_same_model_comes_back(tmp_path, kind, layer):
     ]
 
 
+def test_a_full_disk_leaves_the_old_model(folder, full_disk):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with full_disk(), pytest.raises(InputError, match=f"{folder}: the model cannot be written"):
+        make("language_model").save(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 def test_a_failed_save_leaves_the_old_model(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 

@@ -33,6 +33,15 @@ def test_a_damaged_one_is_passed_over(tmp_path, damage):
     assert checkpoints.newest()[1]["x"][0] == 5
 
 
+def test_on_a_full_disk_the_last_one_remains(tmp_path, full_disk):
+    checkpoints = Checkpoints(tmp_path, {"a": 1})
+    checkpoints.save(5, {"x": torch.full((3,), 5)})
+    with full_disk(), pytest.raises(InputError, match=r"checkpoint of step 10 cannot be written .*disk full"):
+        checkpoints.save(10, {"x": torch.randn(3000)})
+    assert len(list(checkpoints.folder.iterdir())) == 1
+    assert checkpoints.newest()[1]["x"].tolist() == [5, 5, 5]
+
+
 def test_leftovers_of_a_killed_writer_are_cleared(tmp_path):
     folder = Checkpoints(tmp_path, {"a": 1}).folder
     (folder / "000000007.partial").write_bytes(b"half a checkp")
