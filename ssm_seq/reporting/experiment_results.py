@@ -18,8 +18,10 @@ from ssm_seq.reporting.wording import short_count
 Record = dict[str, Any]
 
 
-def experiment_results(folder: Path, command: str) -> dict[str, Any]:
+def experiment_results(folder: Path, command: str, commit: str | None = None) -> dict[str, Any]:
     """The figures of one experiment in the form of docs/results.
+
+    commit: what was run, where the run could not know it (it was no checkout of git).
 
     Raises:
         FileNotFoundError: the experiment was not trained or evaluated, or its baselines were not.
@@ -30,7 +32,7 @@ def experiment_results(folder: Path, command: str) -> dict[str, Any]:
     return {
         "what": run["config"]["title"],
         "command": command,
-        "commit": run["git_commit"],
+        "commit": commit or run["git_commit"],
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": run["device"],
         "software": run["versions"],
@@ -84,9 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(name, description=__doc__)
     parser.add_argument("experiment", type=Path, help="its folder: run.json, evaluation.json, baselines.json")
     parser.add_argument("out", type=Path, help="the JSON file to write")
+    parser.add_argument("--commit", help="what was run, where that was no checkout of git")
     options = parser.parse_args(arguments)
     try:
-        result = experiment_results(options.experiment, f"{name} {shlex.join(arguments)}")
+        result = experiment_results(options.experiment, f"{name} {shlex.join(arguments)}", options.commit)
     except FileNotFoundError as error:
         print(f"{error.filename}: no such file; train, evaluate and judge baselines first", file=sys.stderr)
         return 2
