@@ -1,6 +1,6 @@
 """The result file of a task (from `ssm_seq.reporting.task_results`) -> its figure beside it.
 
-    python -m ssm_seq.reporting.task_figure docs/results/induction_heads_h100.json
+    python -m ssm_seq.reporting.task_figure docs/results/induction_heads_h200.json
 
 Accuracy, or the error, against length; bars where there is one length.
 """
