@@ -1,8 +1,10 @@
 """Decoding on a GPU: one launch for many steps, whose programs stay on the chip and wait for each other.
 
-A tile of 8 rows is what the tensor cores take at once, so it is one even for a single row: what becomes of a
-row never depends on the rows beside it or on how many there are. The number of programs that share a tile's
-channels depends on the model's width alone, and so does the order of every sum.
+Programs that share a model's channels take a tile of rows at a time: 8, what the tensor cores take at once,
+or up to 32 where there are more rows than groups of programs, since weights come once for a tile. What
+becomes of a row never depends on the rows beside it or on how many there are: the order of a sum follows from
+the model's sizes alone, and the compiler rounds as is written (else it would make one operation of a product
+and a sum, and of which ones depended on the tile).
 """
 
 from dataclasses import dataclass
@@ -15,30 +17,33 @@ from torch import Tensor
 from ssm_seq.kernels.decode.arguments import check_arguments
 from ssm_seq.kernels.decode.gpu_mamba import mamba_kernel
 from ssm_seq.kernels.decode.gpu_s4d import s4d_kernel
-from ssm_seq.kernels.decode.gpu_words import ROWS as TILE
+from ssm_seq.kernels.decode.gpu_words import ABSENT, SLOTS
 from ssm_seq.kernels.decode.rule import Rule
 from ssm_seq.kernels.decode.stacks import MambaStack, S4DStack, Stack
 from ssm_seq.kernels.launch import ceil_div, launch, next_power_of_2, processors
 
 LARGEST_VOCAB = 1024  # one program has the whole distribution in registers
 LARGEST_STATE = 64  # numbers, or pairs of numbers, of a channel: all in registers
-ROWS = TILE.value  # of a tile
+LEAST_ROWS, MOST_ROWS = 8, 32  # of a tile
 MOST_PROGRAMS = 128  # that share a tile
+MOST_STATES = 16384  # of a tile in one program: 64 registers of a thread
 WARPS = 8
-_CROWDED = {"maxnreg": 128}
 _LEAST = 16  # outputs that the tensor cores take at once
+_ROOMY = {torch.float32: torch.int64, torch.bfloat16: torch.int32}  # for a number and its epoch
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """One model's kernel. stages: of a step. tensors: the weights in the order of its parameters.
-    buffers: shape for each row, and dtype, of what its programs tell each other."""
+    """How `programs` share the channels of a model. stages: of a step. words: how many a row has of each
+    kind, and the dtype of their numbers. own: numbers of a row that programs keep. states: of a row in one
+    program."""
 
     kernel: Any
     stages: int
     programs: int
-    tensors: list[Tensor]
-    buffers: list[tuple[tuple[int, ...], torch.dtype]]
+    words: list[tuple[int, torch.dtype]]
+    own: list[int]
+    states: int
     constants: dict[str, Any]
 
 
@@ -52,33 +57,47 @@ class GpuDecoder:
 
     def __init__(self, stack: Stack, dtype: torch.dtype, programs: int | None = None) -> None:
         """dtype: of the matrices, float32 or bfloat16; all else is float32. programs: that share a tile's
-        channels, so many that each has 32 (Mamba) or 16 (S4D) of them if None."""
-        plan = _of_mamba if isinstance(stack, MambaStack) else _of_s4d
-        self._outline, self._plan = stack.to("meta"), plan(stack.to(torch.float32), dtype, programs)
-        self._fits: dict[tuple[bool, bool, bool], int] = {}
+        channels; if None, so many that each has 16 of them, or 32 where a Mamba has many rows."""
+        self._outline = stack.to("meta")
+        if isinstance(stack, MambaStack):
+            plan, tensors, of_program = _of_mamba, _mamba_tensors, (16, 32)
+        else:
+            plan, tensors, of_program = _of_s4d, _s4d_tensors, (16,)
+        self._tensors = [tensor.contiguous() for tensor in tensors(stack.to(torch.float32), dtype)]
+        all_channels = stack.A.shape[1]
+        numbers = [min(ceil_div(all_channels, channels), MOST_PROGRAMS) for channels in of_program]
+        self._plans = [plan(self._outline, dtype, number) for number in ([programs] if programs else numbers)]
+        self._fits: dict[tuple[int, ...], int] = {}
 
     def run(self, state: tuple[Tensor, ...], logits: Tensor, draws: Tensor, rule: Rule) -> Tensor:
         """See `decoder`."""
-        check_arguments(self._outline, self._plan.tensors[0], state, logits, draws)
-        (rows, steps), device, plan = draws.shape, logits.device, self._plan
+        check_arguments(self._outline, self._tensors[0], state, logits, draws)
+        (rows, steps), device = draws.shape, logits.device
+        plan, tile = self._divided(rows, device)
         ids = torch.empty((rows, steps), dtype=torch.int64, device=device)
         truncation = torch.tensor([rule.temperature, rule.top_p, rule.min_p], dtype=torch.float64)
-        # Words of epoch 0: the logits' are due, all others are still to be written.
-        words = F.pad(logits.view(torch.int32), (0, plan.constants["VOCABS"] - logits.shape[1])).long() << 32
-        buffers = [torch.zeros((rows, *shape), dtype=dtype, device=device) for shape, dtype in plan.buffers]
+        vocab, alone = logits.shape[1], tile > LEAST_ROWS
+        words = [
+            _words(rows, width, number, alone, device)
+            for width, number in [(plan.constants["VOCABS"], torch.float32), *plan.words]
+        ]
+        if alone:
+            words[0][0, :, :vocab] = torch.where(logits.isnan(), torch.nan, logits)
+        else:
+            words[0][:, :vocab] = logits.view(torch.int32).long() << 32
+        own = [torch.empty((rows, width), device=device) for width in plan.own]
         tensors = (
-            *plan.tensors, *state, words, draws.contiguous(), ids, truncation.to(device), *buffers,
-            self._outline.eps, rows, steps,
+            *self._tensors, *state, words[0], draws.contiguous(), ids, truncation.to(device), *words[1:],
+            *own, self._outline.eps, rows, steps,
         )  # fmt: skip
-        top_k = min(rule.top_k or logits.shape[1], logits.shape[1])
-        constants = plan.constants | {"GREEDY": rule.temperature == 0, "TRUNCATES": rule.truncates}
-        stages, tiles = steps * plan.stages, ceil_div(rows, ROWS)
-        side_by_side = self._resident(tensors, constants, device) // plan.programs
-        if side_by_side < tiles:
-            # With half of the registers twice as many fit, which pays where these are enough.
-            crowded = self._resident(tensors, constants | _CROWDED, device) // plan.programs
-            if crowded:
-                side_by_side, constants = crowded, constants | _CROWDED
+        top_k = min(rule.top_k or vocab, vocab)
+        constants = plan.constants | {
+            "GREEDY": rule.temperature == 0,
+            "TRUNCATES": rule.truncates,
+            "ROWS": tile,
+        }
+        stages, tiles = steps * plan.stages, ceil_div(rows, tile)
+        side_by_side = self._resident(plan, tensors, constants, device) // plan.programs
         if side_by_side:
             constants["launch_cooperative_grid"] = True
             grid = plan.programs, min(side_by_side, tiles)
@@ -86,15 +105,31 @@ class GpuDecoder:
         else:  # programs that are not all on the chip cannot wait for each other
             for stage in range(stages):
                 launch(plan.kernel, (plan.programs, tiles), (*tensors, stage, stage + 1, top_k), **constants)
-        logits.copy_((words >> 32).int().view(torch.float32)[:, : logits.shape[1]])
+        last = words[0][steps % SLOTS.value] if alone else (words[0] >> 32).int().view(torch.float32)
+        logits.copy_(last[:, :vocab])
         return ids
 
-    def _resident(self, tensors: tuple, constants: dict[str, Any], device: torch.device) -> int:
-        """How many programs the GPU holds at once; 0 if they do not fit into the registers they may take."""
-        key = constants["GREEDY"], constants["TRUNCATES"], "maxnreg" in constants
+    def _divided(self, rows: int, device: torch.device) -> tuple[_Plan, int]:
+        """The plan for so many rows, and the rows of a tile.
+
+        Groups of programs, one to a multiprocessor, have a tile each. Where tiles of 8 rows are enough, more
+        programs make a group; else tiles grow until they are, as far as a program holds their states (and the
+        matrices, in float32).
+        """
+        for plan in self._plans:
+            groups = processors(device) // plan.programs
+            if rows <= LEAST_ROWS * groups:
+                return plan, LEAST_ROWS
+        most = min(MOST_ROWS * 2 // self._tensors[1].itemsize, MOST_STATES // plan.states)
+        tile = min(next_power_of_2(ceil_div(rows, max(groups, 1))), most)
+        return plan, max(tile, LEAST_ROWS)
+
+    def _resident(self, plan: _Plan, tensors: tuple, constants: dict[str, Any], device: torch.device) -> int:
+        """How many programs the GPU holds at once."""
+        key = plan.programs, *(constants[name] for name in ("GREEDY", "TRUNCATES", "ROWS"))
         if key not in self._fits:
             with torch.cuda.device(device):
-                compiled = self._plan.kernel.warmup(
+                compiled = plan.kernel.warmup(
                     *tensors, 0, 1, 1, **constants, launch_cooperative_grid=True, grid=(1,)
                 )
                 compiled._init_handles()
@@ -105,75 +140,80 @@ class GpuDecoder:
                 of_chip.shared_memory_per_multiprocessor // shared,
                 of_chip.max_threads_per_multi_processor // threads,
             )
-            spills = "maxnreg" in constants and compiled.n_spills > 0
-            self._fits[key] = 0 if spills else each * processors(device)
+            self._fits[key] = each * processors(device)
         return self._fits[key]
 
 
-def _of_mamba(stack: MambaStack, dtype: torch.dtype, programs: int | None) -> _Plan:
-    layers, d_inner, d_state = stack.A.shape
-    width, dt_rank = stack.conv_weight.shape[2], stack.dt_proj.shape[2]
-    programs = programs or min(ceil_div(d_inner, 32), MOST_PROGRAMS)
-    channels = _columns(d_inner, programs)
-    programs = ceil_div(d_inner, channels)
-    n_tile, r_tile = next_power_of_2(d_state), max(next_power_of_2(dt_rank), 16)
-    section = max(n_tile, r_tile)
-    low_columns = _columns(3 * section, programs)
-    low = _whole(3 * section, low_columns)
-    tensors = [
+def _mamba_tensors(stack: MambaStack, dtype: torch.dtype) -> list[Tensor]:
+    """The weights, in the order of the kernel's parameters."""
+    (_, dt_rank), d_state = stack.dt_proj.shape[1:], stack.A.shape[2]
+    return [
         stack.embedding, _with_norm(stack.head, stack.final_norm).to(dtype),
         _with_norm(stack.in_proj, stack.norm).to(dtype), stack.conv_weight.mT, stack.conv_bias,
-        _in_sections(stack.x_proj.to(dtype), [dt_rank, d_state, d_state], section, low),
+        _in_sections(stack.x_proj.to(dtype), [dt_rank, d_state, d_state], _section(stack)),
         stack.dt_proj.to(dtype), stack.dt_bias, stack.A * 1.4426950408889634, stack.D,
         stack.out_proj.to(dtype),
     ]  # fmt: skip
-    common = _common(stack, dtype, programs)
-    inner, word = channels * programs, _word(dtype)
-    buffers = [
-        ((common["MODEL"],), torch.int64),
-        ((inner,), word),
-        ((low,), torch.int64),
-        ((inner,), word),
-        ((d_inner,), torch.float32),
-        ((d_inner,), torch.float32),
-    ]
+
+
+def _of_mamba(stack: MambaStack, dtype: torch.dtype, programs: int) -> _Plan:
+    layers, d_inner, d_state = stack.A.shape
+    width, dt_rank = stack.conv_weight.shape[2], stack.dt_proj.shape[2]
+    channels = _columns(d_inner, programs)
+    programs = ceil_div(d_inner, channels)
+    n_tile, section = next_power_of_2(d_state), _section(stack)
+    common, inner = _common(stack, dtype, programs), channels * programs
+    words = [
+        (common["MODEL"], torch.float32), (inner, dtype), (3 * section, torch.float32), (inner, dtype)
+    ]  # fmt: skip
     constants = common | {
-        "INNER_TILE": _inner_tile(inner, word),
+        "INNER_TILE": _inner_tile(d_inner, dtype),
         "D_INNER": d_inner,
         "INNER": inner,
         "WIDTH": width,
         "D_STATE": d_state,
         "N_TILE": n_tile,
         "DT_RANK": dt_rank,
-        "R_TILE": r_tile,
+        "R_TILE": max(next_power_of_2(dt_rank), 16),
         "SECTION": section,
-        "LOW": low,
-        "LOW_TILE": max(next_power_of_2(low), 64),
-        "LOW_COLUMNS": low_columns,
+        "LOW": 3 * section,
+        "LOW_TILE": max(next_power_of_2(3 * section), 64),
+        "LOW_COLUMNS": _LEAST,
         "CHANNELS": channels,
     }
-    return _Plan(mamba_kernel, 4 * layers + 2, programs, _plain(tensors), buffers, constants)
+    return _Plan(
+        mamba_kernel, 4 * layers + 2, programs, words, [d_inner, d_inner], channels * n_tile, constants
+    )
 
 
-def _of_s4d(stack: S4DStack, dtype: torch.dtype, programs: int | None) -> _Plan:
-    layers, d_model, pairs, _ = stack.A.shape
-    programs = programs or min(ceil_div(d_model, 16), MOST_PROGRAMS)
-    channels = _columns(d_model, programs)
-    programs = ceil_div(d_model, channels)
-    tensors = [
+def _section(stack: MambaStack) -> int:
+    """Outputs of x_proj that delta, B and C have each: those of the largest, a power of two."""
+    return max(next_power_of_2(stack.A.shape[2]), next_power_of_2(stack.dt_proj.shape[2]), _LEAST)
+
+
+def _s4d_tensors(stack: S4DStack, dtype: torch.dtype) -> list[Tensor]:
+    """The weights, in the order of the kernel's parameters."""
+    return [
         stack.embedding, _with_norm(stack.head, stack.final_norm).to(dtype), stack.norm, stack.A, stack.B,
         stack.C, stack.D, stack.out_proj.to(dtype), stack.out_bias,
     ]  # fmt: skip
-    common, inner, word = _common(stack, dtype, programs), channels * programs, _word(dtype)
-    buffers = [((common["MODEL"],), torch.int64), ((inner,), word)]
+
+
+def _of_s4d(stack: S4DStack, dtype: torch.dtype, programs: int) -> _Plan:
+    layers, d_model, pairs, _ = stack.A.shape
+    channels = _columns(d_model, programs)
+    programs = ceil_div(d_model, channels)
+    common, inner = _common(stack, dtype, programs), channels * programs
+    n_tile = next_power_of_2(pairs)
     constants = common | {
         "INNER": inner,
-        "INNER_TILE": _inner_tile(inner, word),
+        "INNER_TILE": _inner_tile(d_model, dtype),
         "PAIRS": pairs,
-        "N_TILE": next_power_of_2(pairs),
+        "N_TILE": n_tile,
         "CHANNELS": channels,
     }
-    return _Plan(s4d_kernel, 2 * layers + 2, programs, _plain(tensors), buffers, constants)
+    words = [(common["MODEL"], torch.float32), (inner, dtype)]
+    return _Plan(s4d_kernel, 2 * layers + 2, programs, words, [], 2 * channels * n_tile, constants)
 
 
 def _common(stack: Stack, dtype: torch.dtype, programs: int) -> dict[str, Any]:
@@ -190,8 +230,9 @@ def _common(stack: Stack, dtype: torch.dtype, programs: int) -> dict[str, Any]:
         "V_TILE": max(next_power_of_2(vocab), 32 * WARPS),
         "OUT_COLUMNS": out_columns,
         "HEAD_COLUMNS": head_columns,
-        "MODEL_TILE": _inner_tile(model, torch.int64),
+        "MODEL_TILE": _inner_tile(d_model, torch.float32),
         "num_warps": WARPS,
+        "enable_fp_fusion": False,
     }
 
 
@@ -205,15 +246,16 @@ def _whole(total: int, part: int) -> int:
     return ceil_div(total, part) * part
 
 
-def _inner_tile(width: int, word: torch.dtype) -> int:
-    """Of a product's inner dimension, at once: 128 bytes of words to a thread, 32 numbers to a warp."""
-    return WARPS * min(max(next_power_of_2(ceil_div(width, WARPS)), 32), 4096 // (ROWS * word.itemsize))
+def _inner_tile(width: int, number: torch.dtype) -> int:
+    """Of a product's inner dimension, at once: 256 bytes of a row to a warp. It orders the sums."""
+    return WARPS * min(max(next_power_of_2(ceil_div(width, WARPS)), 32), 256 // number.itemsize)
 
 
-def _in_sections(matrix: Tensor, sizes: list[int], section: int, total: int) -> Tensor:
-    """Rows of a matrix (..., rows, columns) in sections of one size, `total` in all, new ones zero."""
-    parts = [F.pad(part, (0, 0, 0, section - part.shape[-2])) for part in matrix.split(sizes, dim=-2)]
-    return F.pad(torch.cat(parts, -2), (0, 0, 0, total - 3 * section))
+def _in_sections(matrix: Tensor, sizes: list[int], section: int) -> Tensor:
+    """Rows of a matrix (..., rows, columns) in sections of one size, new ones zero."""
+    return torch.cat(
+        [F.pad(part, (0, 0, 0, section - part.shape[-2])) for part in matrix.split(sizes, dim=-2)], -2
+    )
 
 
 def _with_norm(matrix: Tensor, weight: Tensor) -> Tensor:
@@ -221,10 +263,9 @@ def _with_norm(matrix: Tensor, weight: Tensor) -> Tensor:
     return matrix * weight[..., None, :]
 
 
-def _word(dtype: torch.dtype) -> torch.dtype:
-    """What holds a number together with the epoch of its place."""
-    return torch.int32 if dtype == torch.bfloat16 else torch.int64
-
-
-def _plain(tensors: list[Tensor]) -> list[Tensor]:
-    return [tensor.contiguous() for tensor in tensors]
+def _words(rows: int, width: int, number: torch.dtype, alone: bool, device: torch.device) -> Tensor:
+    """Words for numbers of a dtype: ABSENT in all slots, or of epoch 0, which only the first logits have."""
+    if not alone:
+        return torch.zeros((rows, width), dtype=_ROOMY[number], device=device)
+    bits = torch.int16 if number == torch.bfloat16 else torch.int32
+    return torch.full((SLOTS.value, rows, width), ABSENT.value, dtype=bits, device=device).view(number)

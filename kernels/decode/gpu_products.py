@@ -1,17 +1,17 @@
 """Products of a layer's matrices with what other programs wrote, and what is made of them.
 
-A product has a matrix's rows as the first operand and 8 rows of values as the second, the least that the
-tensor cores take. Each warp has a part of the inner dimension: one chain of products over all of it would
-take longer than the rest. Layouts are chosen so that weights and words come from memory as the tensor cores
-take them, and that all else of a row and a channel is in one thread; only sums over warps go through shared
-memory.
+A product has a matrix's rows as the first operand and ROWS rows of values as the second, 8 at least, which is
+what the tensor cores take. Each warp has a part of the inner dimension: one chain of products over all of it
+would take longer than the rest. Layouts are chosen so that weights and words come from memory as the tensor
+cores take them, and that all else of a row and a channel is in one thread; only sums over warps go through
+shared memory.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
-from ssm_seq.kernels.decode.gpu_words import ROWS, opened, receive, send
+from ssm_seq.kernels.decode.gpu_words import opened, receive, send, slot
 
 
 @gluon.constexpr_function
@@ -36,7 +36,8 @@ def sums_layout(warps, outputs):
 
 @gluon.jit
 def products(words, tile, rows, epoch, matrix, first, OUTPUTS: gl.constexpr, COUNT: gl.constexpr,
-             WIDTH: gl.constexpr, STRIDE: gl.constexpr, K_TILE: gl.constexpr, TWO: gl.constexpr):  # fmt: skip
+             WIDTH: gl.constexpr, STRIDE: gl.constexpr, K_TILE: gl.constexpr, TWO: gl.constexpr,
+             ROWS: gl.constexpr):  # fmt: skip
     """Rows `first` to first + OUTPUTS of a matrix (COUNT, WIDTH) times a tile's rows of words (rows, STRIDE).
 
     TWO: the same of the matrix that follows in memory.
@@ -51,21 +52,48 @@ def products(words, tile, rows, epoch, matrix, first, OUTPUTS: gl.constexpr, COU
     squares = gl.zeros(
         [WARPS, ROWS], gl.float32, gl.SliceLayout(1, operand_layout(1, WARPS, K_TILE // WARPS))
     )
+    # Asked for before the words, so that they are there by then: where registers allow the next turn's too.
+    AHEAD: gl.constexpr = _ahead(
+        OUTPUTS * (2 if TWO else 1), K_TILE, ROWS, matrix.dtype.element_ty.primitive_bitwidth, WARPS
+    )
+    a, b = _one_or_two(matrix, first, 0, OUTPUTS, COUNT, WIDTH, K_TILE, TWO)
     for start in gl.static_range(0, STRIDE, K_TILE):
-        # Asked for before the words, so that they are there by then.
-        a = weights(matrix, first, start, OUTPUTS, COUNT, WIDTH, K_TILE)
-        if TWO:
-            b = weights(matrix + COUNT * WIDTH, first, start, OUTPUTS, COUNT, WIDTH, K_TILE)
-        x = values(words, tile, rows, start, epoch, STRIDE, K_TILE)
+        if AHEAD and start + K_TILE < STRIDE:
+            next_a, next_b = _one_or_two(matrix, first, start + K_TILE, OUTPUTS, COUNT, WIDTH, K_TILE, TWO)
+        x = values(words, tile, rows, start, epoch, STRIDE, K_TILE, ROWS)
         wide = x.to(gl.float32)
         squares += gl.sum(wide * wide, 1)
         parts = multiply(a, x, parts)
         if TWO:
             others = multiply(b, x, others)
+        if start + K_TILE < STRIDE:
+            if AHEAD:
+                a, b = next_a, next_b
+            else:
+                a, b = _one_or_two(matrix, first, start + K_TILE, OUTPUTS, COUNT, WIDTH, K_TILE, TWO)
     SUMS: gl.constexpr = sums_layout(WARPS, OUTPUTS)
     squares = gl.sum(gl.convert_layout(squares, gl.SliceLayout(1, SUMS)), 0)
     squares = gl.convert_layout(squares, gl.SliceLayout(0, gl.SliceLayout(0, SUMS)))
     return _over_warps(parts, SUMS), _over_warps(others, SUMS), squares
+
+
+@gluon.constexpr_function
+def _ahead(outputs, k_tile, rows, bits, warps):
+    """Whether a thread has registers for weights of two turns beside its words and sums."""
+    lanes = 32 * warps
+    weights_and_words = k_tile * (2 * outputs * bits + 32 * rows) // (32 * lanes)
+    return weights_and_words + outputs * rows // 32 <= 192
+
+
+@gluon.jit
+def _one_or_two(matrix, first, start, OUTPUTS: gl.constexpr, COUNT: gl.constexpr, WIDTH: gl.constexpr,
+                K_TILE: gl.constexpr, TWO: gl.constexpr):  # fmt: skip
+    """`weights` of a matrix, and of the one that follows in memory if TWO."""
+    a = weights(matrix, first, start, OUTPUTS, COUNT, WIDTH, K_TILE)
+    if TWO:
+        return a, weights(matrix + COUNT * WIDTH, first, start, OUTPUTS, COUNT, WIDTH, K_TILE)
+    else:
+        return a, a
 
 
 @gluon.jit
@@ -85,7 +113,7 @@ def weights(matrix, first, start, OUTPUTS: gl.constexpr, COUNT: gl.constexpr, WI
 
 
 @gluon.jit
-def values(words, tile, rows, start, epoch, STRIDE: gl.constexpr, K_TILE: gl.constexpr):
+def values(words, tile, rows, start, epoch, STRIDE: gl.constexpr, K_TILE: gl.constexpr, ROWS: gl.constexpr):
     """A product's second operand: columns from `start` of a tile's rows of words (rows, STRIDE)."""
     WARPS: gl.constexpr = gl.num_warps()
     INNER: gl.constexpr = K_TILE // WARPS
@@ -95,7 +123,7 @@ def values(words, tile, rows, start, epoch, STRIDE: gl.constexpr, K_TILE: gl.con
     row = tile * ROWS + gl.arange(0, ROWS, gl.SliceLayout(0, gl.SliceLayout(1, LAYOUT)))
     k = start + part[:, None, None] * INNER + inner[None, :, None]
     inside = (row < rows)[None, None, :] & (k < STRIDE)
-    place = words + row.to(gl.int64)[None, None, :] * STRIDE + k
+    place = slot(words, epoch, rows, STRIDE) + row.to(gl.int64)[None, None, :] * STRIDE + k
     return receive(place, inside, epoch, INNER * ROWS // 32, min(INNER // 8, 8))
 
 
@@ -129,7 +157,7 @@ def made_layout(warps, outputs):
 
 
 @gluon.jit
-def places(tile, first, rows, OUTPUTS: gl.constexpr, LAYOUT: gl.constexpr):
+def places(tile, first, rows, OUTPUTS: gl.constexpr, ROWS: gl.constexpr, LAYOUT: gl.constexpr):
     """A tile's rows (1, ROWS), outputs (OUTPUTS,) from `first`, in a layout of both; which rows there are."""
     row = tile * ROWS + gl.arange(0, ROWS, gl.SliceLayout(0, LAYOUT))
     c = first + gl.arange(0, OUTPUTS, gl.SliceLayout(1, LAYOUT))
@@ -149,24 +177,25 @@ def of_channels(matrix, layer, first, COUNT: gl.constexpr, WIDTH: gl.constexpr, 
 
 
 @gluon.jit
-def own_residual(residual, row, c, in_rows, MODEL: gl.constexpr):
-    """Places and numbers of the residual sum that this program adds to next."""
-    place = residual + row * MODEL + c[:, None]
+def own_residual(residual, rows, row, c, in_rows, epoch, MODEL: gl.constexpr):
+    """Numbers of the residual sum that this program adds to next."""
+    place = slot(residual, epoch, rows, MODEL) + row * MODEL + c
     gl.thread_barrier()  # other threads of this program saw these words come
-    return place, opened(gl.load(place, mask=in_rows & (c < MODEL)[:, None], other=0, volatile=True))
+    return opened(gl.load(place, mask=in_rows & (c < MODEL), other=0, volatile=True))
 
 
 @gluon.jit
 def head_stage(
     program, programs, tile, rows, epoch, next_epoch, residual, head, logits, eps,
     D_MODEL: gl.constexpr, MODEL: gl.constexpr, VOCAB: gl.constexpr, VOCABS: gl.constexpr,
-    COLUMNS: gl.constexpr, K_TILE: gl.constexpr,
+    COLUMNS: gl.constexpr, K_TILE: gl.constexpr, ROWS: gl.constexpr,
 ):  # fmt: skip
     """Logits of COLUMNS ids at once for every row of the tile, until all programs together have all."""
     for first in range(program * COLUMNS, VOCABS, programs * COLUMNS):
         out, _, squares = products(
-            residual, tile, rows, epoch, head, first, COLUMNS, VOCAB, D_MODEL, MODEL, K_TILE, False
+            residual, tile, rows, epoch, head, first, COLUMNS, VOCAB, D_MODEL, MODEL, K_TILE, False,
+            ROWS,
         )  # fmt: skip
-        row, c, inside = places(tile, first, rows, COLUMNS, made_layout(gl.num_warps(), COLUMNS))
+        row, c, inside = places(tile, first, rows, COLUMNS, ROWS, made_layout(gl.num_warps(), COLUMNS))
         out *= gl.rsqrt(squares / D_MODEL + eps)[None, :]
-        send(logits + row * VOCABS + c[:, None], out, inside, next_epoch)
+        send(logits, rows, row, c[:, None], out, inside, next_epoch, VOCABS)

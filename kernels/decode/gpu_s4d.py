@@ -16,7 +16,7 @@ from ssm_seq.kernels.decode.gpu_products import (
     products,
 )
 from ssm_seq.kernels.decode.gpu_sample import sample_stage
-from ssm_seq.kernels.decode.gpu_words import ROWS, receive, received_rows, send
+from ssm_seq.kernels.decode.gpu_words import receive, received_rows, send, settle, slot
 from ssm_seq.kernels.selective_scan.gpu_parts import sigmoid
 
 
@@ -51,12 +51,12 @@ def _system(numbers, layer, first, D_MODEL: gl.constexpr, PAIRS: gl.constexpr, N
 def _mix_stage(
     program, layer, tile, rows, epoch, next_epoch, residual, norm, A, B, C, D, state, y_words, eps,
     D_MODEL: gl.constexpr, MODEL: gl.constexpr, INNER: gl.constexpr, PAIRS: gl.constexpr,
-    N_TILE: gl.constexpr, D_TILE: gl.constexpr, CHANNELS: gl.constexpr,
+    N_TILE: gl.constexpr, D_TILE: gl.constexpr, CHANNELS: gl.constexpr, ROWS: gl.constexpr,
 ):  # fmt: skip
     WARPS: gl.constexpr = gl.num_warps()
     STATE: gl.constexpr = _state_layout(WARPS, N_TILE)
     OWN: gl.constexpr = gl.SliceLayout(2, STATE)
-    row, c, in_rows = places(tile, program * CHANNELS, rows, CHANNELS, OWN)
+    row, c, in_rows = places(tile, program * CHANNELS, rows, CHANNELS, ROWS, OWN)
     in_c = c < D_MODEL
     inside = in_c[:, None] & in_rows
     n = gl.arange(0, N_TILE, gl.SliceLayout(0, gl.SliceLayout(1, STATE)))
@@ -70,16 +70,17 @@ def _mix_stage(
     skip = gl.load(D + layer * D_MODEL + c, mask=in_c, other=0.0)[:, None]
     weight = gl.load(norm + layer * D_MODEL + c, mask=in_c, other=0.0)[:, None]
 
-    whole = received_rows(residual, tile, rows, epoch, MODEL, D_TILE)
+    whole = received_rows(residual, tile, rows, epoch, MODEL, D_TILE, ROWS)
     squares = gl.sum(whole * whole, 1)
     scale = gl.rsqrt(gl.convert_layout(squares, gl.SliceLayout(0, OWN)) / D_MODEL + eps)[None, :]
-    u = receive(residual + row * MODEL + c[:, None], inside, epoch, _each(CHANNELS, ROWS, WARPS), 1)
+    own = slot(residual, epoch, rows, MODEL) + row * MODEL + c[:, None]
+    u = receive(own, inside, epoch, _each(CHANNELS, ROWS, WARPS), 1)
     u *= scale * weight
     new_re = a_re * re - a_im * im + b_re * u[:, :, None]
     new_im = a_re * im + a_im * re + b_im * u[:, :, None]
     y = 2 * gl.sum(c_re * new_re - c_im * new_im, 2) + skip * u
     y = 0.5 * y * (1 + gl.erf(y * 0.7071067811865476))
-    send(y_words + row * INNER + c[:, None], y, in_rows, next_epoch)
+    send(y_words, rows, row, c[:, None], y, in_rows, next_epoch, INNER)
     gl.store(place, new_re, mask=wide)
     gl.store(place + 1, new_im, mask=wide)
 
@@ -88,19 +89,21 @@ def _mix_stage(
 def _out_stage(
     program, layer, tile, rows, epoch, next_epoch, residual, out_proj, out_bias, y_words,
     D_MODEL: gl.constexpr, MODEL: gl.constexpr, INNER: gl.constexpr, COLUMNS: gl.constexpr,
-    K_TILE: gl.constexpr,
+    K_TILE: gl.constexpr, ROWS: gl.constexpr,
 ):  # fmt: skip
     if program * COLUMNS < MODEL:
-        row, c, in_rows = places(tile, program * COLUMNS, rows, COLUMNS, made_layout(gl.num_warps(), COLUMNS))
-        place, before = own_residual(residual, row, c, in_rows, MODEL)
+        LAYOUT: gl.constexpr = made_layout(gl.num_warps(), COLUMNS)
+        row, c, in_rows = places(tile, program * COLUMNS, rows, COLUMNS, ROWS, LAYOUT)
+        before = own_residual(residual, rows, row, c[:, None], in_rows, next_epoch - 1, MODEL)
         bias = out_bias + layer * (2 * D_MODEL) + c
         value_bias = gl.load(bias, mask=c < D_MODEL, other=0.0)[:, None]
         gate_bias = gl.load(bias + D_MODEL, mask=c < D_MODEL, other=0.0)[:, None]
         value, gate, _ = products(
             y_words, tile, rows, epoch, out_proj + layer * (2 * D_MODEL * D_MODEL), program * COLUMNS,
-            COLUMNS, D_MODEL, D_MODEL, INNER, K_TILE, True,
+            COLUMNS, D_MODEL, D_MODEL, INNER, K_TILE, True, ROWS,
         )  # fmt: skip
-        send(place, before + (value + value_bias) * sigmoid(gate + gate_bias, False), in_rows, next_epoch)
+        out = before + (value + value_bias) * sigmoid(gate + gate_bias, False)
+        send(residual, rows, row, c[:, None], out, in_rows, next_epoch, MODEL)
 
 
 @gluon.jit(do_not_specialize=["rows", "steps", "first", "last", "top_k"])
@@ -111,7 +114,7 @@ def s4d_kernel(
     PAIRS: gl.constexpr, N_TILE: gl.constexpr, VOCAB: gl.constexpr, VOCABS: gl.constexpr,
     V_TILE: gl.constexpr, D_TILE: gl.constexpr, CHANNELS: gl.constexpr, OUT_COLUMNS: gl.constexpr,
     HEAD_COLUMNS: gl.constexpr, MODEL_TILE: gl.constexpr, INNER_TILE: gl.constexpr,
-    GREEDY: gl.constexpr, TRUNCATES: gl.constexpr,
+    GREEDY: gl.constexpr, TRUNCATES: gl.constexpr, ROWS: gl.constexpr,
 ):  # fmt: skip
     """Stages first..last-1 of the walk: for each step the sampling, two a layer, and the head."""
     program, programs = gl.program_id(0), gl.num_programs(0)
@@ -123,27 +126,29 @@ def s4d_kernel(
         layer = gl.to_tensor(place).to(gl.int64)
         of_residual = t * (LAYERS + 1) + 1  # its epoch after the sampling of this step
         of_layer = t * LAYERS + place + 1
+        if (within > 0) & (within % 2 == 0):
+            settle(residual)
         for tile in range(gl.program_id(1), gl.cdiv(rows, ROWS), gl.num_programs(1)):
             if within == 0:
                 # Each program has one row in its turn.
                 for one in range(tile * ROWS + program, gl.minimum(tile * ROWS + ROWS, rows), programs):
                     sample_stage(
-                        gl.to_tensor(one).to(gl.int64), t, steps, of_residual, residual, embedding, logits,
-                        draws, ids, rule, top_k, D_MODEL, MODEL, VOCAB, VOCABS, V_TILE, D_TILE, GREEDY,
-                        TRUNCATES,
+                        gl.to_tensor(one).to(gl.int64), rows, t, steps, of_residual, residual, embedding,
+                        logits, draws, ids, rule, top_k, D_MODEL, MODEL, VOCAB, VOCABS, V_TILE, D_TILE,
+                        GREEDY, TRUNCATES,
                     )  # fmt: skip
             elif within == STAGES - 1:
                 head_stage(
                     program, programs, tile, rows, of_residual + LAYERS, t + 1, residual, head, logits, eps,
-                    D_MODEL, MODEL, VOCAB, VOCABS, HEAD_COLUMNS, MODEL_TILE,
+                    D_MODEL, MODEL, VOCAB, VOCABS, HEAD_COLUMNS, MODEL_TILE, ROWS,
                 )  # fmt: skip
             elif within % 2 == 1:
                 _mix_stage(
                     program, layer, tile, rows, of_residual + place, of_layer, residual, norm, A, B, C, D,
-                    state, y_words, eps, D_MODEL, MODEL, INNER, PAIRS, N_TILE, D_TILE, CHANNELS,
+                    state, y_words, eps, D_MODEL, MODEL, INNER, PAIRS, N_TILE, D_TILE, CHANNELS, ROWS,
                 )  # fmt: skip
             else:
                 _out_stage(
                     program, layer, tile, rows, of_layer, of_residual + place + 1, residual, out_proj,
-                    out_bias, y_words, D_MODEL, MODEL, INNER, OUT_COLUMNS, INNER_TILE,
+                    out_bias, y_words, D_MODEL, MODEL, INNER, OUT_COLUMNS, INNER_TILE, ROWS,
                 )  # fmt: skip

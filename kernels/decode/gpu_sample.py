@@ -3,12 +3,12 @@
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from ssm_seq.kernels.decode.gpu_words import receive, send
+from ssm_seq.kernels.decode.gpu_words import receive, send, slot
 
 
 @gluon.jit
 def sample_stage(
-    row, t, steps, epoch, residual, embedding, logits, draws, ids, rule, top_k,
+    row, rows, t, steps, epoch, residual, embedding, logits, draws, ids, rule, top_k,
     D_MODEL: gl.constexpr, MODEL: gl.constexpr, VOCAB: gl.constexpr, VOCABS: gl.constexpr,
     V_TILE: gl.constexpr, D_TILE: gl.constexpr, GREEDY: gl.constexpr, TRUNCATES: gl.constexpr,
 ):  # fmt: skip
@@ -21,7 +21,8 @@ def sample_stage(
     v = gl.arange(0, V_TILE, LINE)
     draw = gl.load(draws + row * steps + t)
     temperature = gl.load(rule)
-    own = receive(logits + row * VOCABS + v, v < VOCAB, t, max(V_TILE // (32 * WARPS), 1), 1)
+    place = slot(logits, t, rows, VOCABS) + row * VOCABS + v
+    own = receive(place, v < VOCAB, t, max(V_TILE // (32 * WARPS), 1), 1)
     own = gl.where(v < VOCAB, own, float("-inf"))
     largest = gl.max(own, 0)
     if GREEDY:
@@ -39,7 +40,7 @@ def sample_stage(
     gl.store(ids + row * steps + t, chosen.to(gl.int64))
     c = gl.arange(0, D_TILE, LINE)
     vector = gl.load(embedding + chosen * D_MODEL + c, mask=c < D_MODEL, other=0.0)
-    send(residual + row * MODEL + c, vector, c < MODEL, epoch)
+    send(residual, rows, row, c, vector, c < MODEL, epoch, MODEL)
 
 
 @gluon.jit

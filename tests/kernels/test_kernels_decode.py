@@ -128,29 +128,68 @@ def test_more_steps_than_a_word_counts():
     assert all(torch.equal(*pair) for pair in zip((*state, logits), results, strict=True))
 
 
+@KINDS
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("d_model", [64, 1024])
+def test_tiles_of_every_size_have_the_same_bits(kind, dtype, d_model, monkeypatch):
+    """So has every number of programs, on which the tile depends too."""
+    stack = stack_of(kind, 2, d_model, 16, 256, "cuda")
+    state, logits, draws = inputs(stack, 33, STEPS)
+    found = []
+    for programs, tile in ((None, 8), (None, 16), (None, 32), (d_model // 8, 8), (d_model // 32, 16)):
+        run_by = gpu.GpuDecoder(stack, dtype, programs)
+        monkeypatch.setattr(run_by, "_divided", lambda *_, plan=run_by._plans[-1], tile=tile: (plan, tile))
+        own_state, own_logits = [part.clone() for part in state], logits.clone()
+        ids = run_by.run(tuple(own_state), own_logits, draws, RULES["plain"])
+        found.append((ids, *own_state, own_logits))
+    for others in found[1:]:
+        assert all(torch.equal(*pair) for pair in zip(others, found[0], strict=True))
+
+
+@KINDS
+@pytest.mark.gpu
+@pytest.mark.parametrize("tile", [8, 16])
+def test_a_number_with_the_bits_of_an_absent_word(kind, tile, monkeypatch):
+    """A program that waited for it would wait for ever."""
+    stack = stack_of(kind, 1, 24, 8, 20, "cuda")
+    stack.embedding[:] = torch.tensor(-1, dtype=torch.int32).view(torch.float32)
+    state, logits, draws = inputs(stack, 3, STEPS)
+    logits[0] = stack.embedding[0, 0]
+    run_by = gpu.GpuDecoder(stack, torch.float32)
+    monkeypatch.setattr(run_by, "_divided", lambda *_: (run_by._plans[-1], tile))
+    ids = run_by.run(state, logits, draws, RULES["plain"])
+    assert ((ids >= 0) & (ids < 20)).all()
+    assert logits.isnan().all()
+
+
 @pytest.mark.gpu
 def test_more_tiles_than_fit_on_a_gpu():
     stack = stack_of("mamba", 1, 256, 16, 40, "cuda")
     many, few = run(stack, 700, steps=3), run(stack, 3, steps=3)
     assert torch.equal(many[0][:3], few[0])
-    assert torch.equal(many[1][-1][:3], few[1][-1])  # with other registers too
+    assert torch.equal(many[1][-1][:3], few[1][-1])
     expected = walk(stack, *inputs(stack, 700, 3), RULES["plain"])
     assert torch.equal(many[0], expected[0])
 
 
 @KINDS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_kernels_compile_where_there_is_no_gpu(kind, dtype, monkeypatch):
+@pytest.mark.parametrize(("rows", "tile", "channels"), [(9, 8, 16), (700, 16, 32)])
+def test_kernels_compile_where_there_is_no_gpu(kind, dtype, rows, tile, channels, monkeypatch):
     """For an H100, with the arguments and constants of a run; the interpreter knows no Gluon."""
     launches = []
     monkeypatch.setattr(gpu, "launch", lambda *given, **constants: launches.append((*given, constants)))
-    monkeypatch.setattr(gpu.GpuDecoder, "_resident", lambda *_: 128)
+    monkeypatch.setattr(gpu, "processors", lambda _: 132)
+    monkeypatch.setattr(gpu.GpuDecoder, "_resident", lambda *_: 132)
     stack = stack_of(kind, 2, 24, 8, 20)
-    gpu.GpuDecoder(stack, dtype).run(*inputs(stack, 9, 3), RULES["cut"])
+    gpu.GpuDecoder(stack, dtype).run(*inputs(stack, rows, 3), RULES["cut"])
     ((kernel, grid, arguments, constants),) = launches
-    assert grid == (2, 2)  # programs, and tiles of 8 rows
+    programs = -(-48 // channels) if kind == "mamba" else 2
+    assert (constants["ROWS"], grid) == (tile, (programs, -(-rows // tile)))
     compiled = compiled_for_h100(kernel, arguments, constants)
     assert compiled.asm["ptx"].count("mma.sync") >= 4  # products
+    assert "fma.rn.f32" not in compiled.asm["ptx"]  # but what is written, whatever the tile
 
 
 @KINDS
