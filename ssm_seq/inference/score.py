@@ -37,7 +37,7 @@ from ssm_seq.models import Classifier, LanguageModel
 Read = Callable[[int, int], Ids]
 Sink = Callable[[int, dict[str, NDArray[np.float32]]], None]
 
-_MANY = 32  # chunks; to record one takes as long as several of them
+_MANY = 16  # chunks; to record one takes as long as several of them
 SAVE_EVERY = 30.0  # seconds between two saved states
 _BITS, _CLASSES, _HIDDEN = (
     "bits",

@@ -44,6 +44,7 @@ def test_a_record_is_the_mean_and_the_extremes_over_seeds(points, tmp_path):
     )  # its own interval
     assert (first["value"], first["low"], first["high"]) == (0.9, 0.8, 1.0)
     assert (second["name"], second["of_seeds"]) == ("mamba, 128", [0.9, 0.4])
+    assert (second["target"], "target" in cnn) == (1.0, False)
     assert (second["seeds"], second["sequences"], second["training_seconds"]) == (2, [50, 50], 15.0)
     assert "mamba, 128" in results_table.markdown_table(result)
 
