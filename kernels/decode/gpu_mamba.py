@@ -18,7 +18,7 @@ from ssm_seq.kernels.decode.gpu_products import (
 )
 from ssm_seq.kernels.decode.gpu_sample import sample_stage
 from ssm_seq.kernels.decode.gpu_words import received_rows, send, settle
-from ssm_seq.kernels.selective_scan.gpu_parts import exp2, sigmoid, softplus
+from ssm_seq.kernels.gluon_math import exp2, sigmoid, softplus
 
 
 @gluon.jit

@@ -17,7 +17,7 @@ from ssm_seq.kernels.decode.gpu_products import (
 )
 from ssm_seq.kernels.decode.gpu_sample import sample_stage
 from ssm_seq.kernels.decode.gpu_words import receive, received_rows, send, settle, slot
-from ssm_seq.kernels.selective_scan.gpu_parts import sigmoid
+from ssm_seq.kernels.gluon_math import sigmoid
 
 
 @gluon.constexpr_function

@@ -16,16 +16,15 @@ one after the other, and adds up their parts of dB and dC itself: no atomics, an
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from ssm_seq.kernels.gluon_math import exp2, sigmoid
 from ssm_seq.kernels.selective_scan.gpu_parts import (
     LINE,
     TABLE,
-    exp2,
     fetch,
     first_row,
     matrix_layout,
     matrix_rows,
     no_step,
-    sigmoid,
     step_size,
     tile_layout,
     walk,

@@ -16,10 +16,10 @@ rates. Exponentials are base 2.
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from ssm_seq.kernels.gluon_math import exp2, sigmoid
 from ssm_seq.kernels.selective_scan.gpu_parts import (
     LINE,
     TABLE,
-    exp2,
     fetch,
     first_row,
     load_tile,
@@ -28,7 +28,6 @@ from ssm_seq.kernels.selective_scan.gpu_parts import (
     no_step,
     place,
     rows_ahead,
-    sigmoid,
     step_size,
     store_tile,
     tile_layout,
