@@ -1,6 +1,6 @@
 """All models of a task on one device, many at a time: NAME_DEVICE.json.
 
-    python docs/results/tasks.py induction_heads --out docs/results/induction_heads_h100.json --seeds 0,1,2
+    python docs/results/tasks.py induction_heads --out docs/results/induction_heads_h200.json --seeds 0,1,2
 
 The models (points) and seeds are those of config/workflow.yaml; `snakemake results/tasks/NAME/result.json`
 makes the same ones one after another. A small model leaves most of a GPU idle, so here each is a process of

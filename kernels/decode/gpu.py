@@ -1,7 +1,7 @@
 """Decoding on a GPU: one launch for many steps, whose programs stay on the chip and wait for each other.
 
 Programs that share a model's channels take a tile of rows at a time: 8, what the tensor cores take at once,
-or up to 32 where there are more rows than groups of programs, since weights come once for a tile. What
+or, of a Mamba, up to 32 where there are more than 8 for each group, since weights come once for a tile. What
 becomes of a row never depends on the rows beside it or on how many there are: the order of a sum follows from
 the model's sizes alone, and the compiler rounds as is written (else it would make one operation of a product
 and a sum, and of which ones depended on the tile).
@@ -26,7 +26,7 @@ LARGEST_VOCAB = 1024  # one program has the whole distribution in registers
 LARGEST_STATE = 64  # numbers, or pairs of numbers, of a channel: all in registers
 LEAST_ROWS, MOST_ROWS = 8, 32  # of a tile
 MOST_PROGRAMS = 128  # that share a tile
-MOST_STATES = 16384  # of a tile in one program: 64 registers of a thread
+MOST_STATES = 16384  # of a larger tile in one program: 64 registers of a thread
 WARPS = 8
 _LEAST = 16  # outputs that the tensor cores take at once
 _ROOMY = {torch.float32: torch.int64, torch.bfloat16: torch.int32}  # for a number and its epoch
@@ -35,15 +35,14 @@ _ROOMY = {torch.float32: torch.int64, torch.bfloat16: torch.int32}  # for a numb
 @dataclass(frozen=True)
 class _Plan:
     """How `programs` share the channels of a model. stages: of a step. words: how many a row has of each
-    kind, and the dtype of their numbers. own: numbers of a row that programs keep. states: of a row in one
-    program."""
+    kind, and the dtype of their numbers. own: numbers of a row that programs keep. most_rows: of a tile."""
 
     kernel: Any
     stages: int
     programs: int
     words: list[tuple[int, torch.dtype]]
     own: list[int]
-    states: int
+    most_rows: int
     constants: dict[str, Any]
 
 
@@ -113,15 +112,13 @@ class GpuDecoder:
         """The plan for so many rows, and the rows of a tile.
 
         Groups of programs, one to a multiprocessor, have a tile each. Where tiles of 8 rows are enough, more
-        programs make a group; else tiles grow until they are, as far as a program holds their states (and the
-        matrices, in float32).
+        programs make a group; else tiles grow until they are, as far as they may.
         """
         for plan in self._plans:
             groups = processors(device) // plan.programs
             if rows <= LEAST_ROWS * groups:
                 return plan, LEAST_ROWS
-        most = min(MOST_ROWS * 2 // self._tensors[1].itemsize, MOST_STATES // plan.states)
-        tile = min(next_power_of_2(ceil_div(rows, max(groups, 1))), most)
+        tile = min(next_power_of_2(ceil_div(rows, max(groups, 1))), plan.most_rows)
         return plan, max(tile, LEAST_ROWS)
 
     def _resident(self, plan: _Plan, tensors: tuple, constants: dict[str, Any], device: torch.device) -> int:
@@ -181,9 +178,10 @@ def _of_mamba(stack: MambaStack, dtype: torch.dtype, programs: int) -> _Plan:
         "LOW_COLUMNS": _LEAST,
         "CHANNELS": channels,
     }
-    return _Plan(
-        mamba_kernel, 4 * layers + 2, programs, words, [d_inner, d_inner], channels * n_tile, constants
-    )
+    most_rows = min(MOST_ROWS * 2 // dtype.itemsize, MOST_STATES // (channels * n_tile))
+    if common["MODEL"] < common["OUT_COLUMNS"] * programs:  # some programs never hear of all others
+        most_rows = LEAST_ROWS
+    return _Plan(mamba_kernel, 4 * layers + 2, programs, words, [d_inner, d_inner], most_rows, constants)
 
 
 def _section(stack: MambaStack) -> int:
@@ -213,7 +211,7 @@ def _of_s4d(stack: S4DStack, dtype: torch.dtype, programs: int) -> _Plan:
         "CHANNELS": channels,
     }
     words = [(common["MODEL"], torch.float32), (inner, dtype)]
-    return _Plan(s4d_kernel, 2 * layers + 2, programs, words, [], 2 * channels * n_tile, constants)
+    return _Plan(s4d_kernel, 2 * layers + 2, programs, words, [], LEAST_ROWS, constants)
 
 
 def _common(stack: Stack, dtype: torch.dtype, programs: int) -> dict[str, Any]:

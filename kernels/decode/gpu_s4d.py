@@ -16,7 +16,7 @@ from ssm_seq.kernels.decode.gpu_products import (
     products,
 )
 from ssm_seq.kernels.decode.gpu_sample import sample_stage
-from ssm_seq.kernels.decode.gpu_words import receive, received_rows, send, settle, slot
+from ssm_seq.kernels.decode.gpu_words import receive, received_rows, send
 from ssm_seq.kernels.gluon_math import sigmoid
 
 
@@ -73,8 +73,7 @@ def _mix_stage(
     whole = received_rows(residual, tile, rows, epoch, MODEL, D_TILE, ROWS)
     squares = gl.sum(whole * whole, 1)
     scale = gl.rsqrt(gl.convert_layout(squares, gl.SliceLayout(0, OWN)) / D_MODEL + eps)[None, :]
-    own = slot(residual, epoch, rows, MODEL) + row * MODEL + c[:, None]
-    u = receive(own, inside, epoch, _each(CHANNELS, ROWS, WARPS), 1)
+    u = receive(residual + row * MODEL + c[:, None], inside, epoch, _each(CHANNELS, ROWS, WARPS), 1)
     u *= scale * weight
     new_re = a_re * re - a_im * im + b_re * u[:, :, None]
     new_im = a_re * im + a_im * re + b_im * u[:, :, None]
@@ -126,8 +125,6 @@ def s4d_kernel(
         layer = gl.to_tensor(place).to(gl.int64)
         of_residual = t * (LAYERS + 1) + 1  # its epoch after the sampling of this step
         of_layer = t * LAYERS + place + 1
-        if (within > 0) & (within % 2 == 0):
-            settle(residual)
         for tile in range(gl.program_id(1), gl.cdiv(rows, ROWS), gl.num_programs(1)):
             if within == 0:
                 # Each program has one row in its turn.

@@ -8,11 +8,13 @@ Alone (float32, bfloat16): half of the bytes, for many rows, whose words are mos
 needs a number reads until it is not ABSENT, a NaN that is never sent. (TensorRT-LLM sums over GPUs in this
 way.) A place has SLOTS words, which take turns from epoch to epoch; who writes one clears the one of the
 epoch after the next. This second store, and a fence for each layer, are spared where there are few rows.
+Only Mamba has them, and only where every program has columns of each layer's output.
 
 No word is written or cleared too early: every stage needs something of all programs of the stage before it,
 or of a program that did, so whoever writes a place again knows that its readers are further on. No reader
-finds what a word held four epochs ago: after it was cleared and before its epoch is due every program passes
-`settle`, behind which what it cleared is cleared for all.
+finds what a word held four epochs ago, however early it asks: who clears passes `settle`, behind which what
+it cleared is cleared for all, and then sends its channels of y, and every program has received these of all
+others in the layer before the one whose words it asks for.
 """
 
 from triton.experimental import gluon

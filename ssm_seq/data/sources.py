@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NoReturn
 
 import requests
 import urllib3
@@ -254,7 +254,7 @@ class _Member:
     name: str
     content: IO[bytes] | None  # none for what is no plain file: a link, a device
     executable: bool
-    is_second_name: bool = False  # a symbolic link to a name beside it
+    link: str | None = None  # where a symbolic link leads
 
 
 def _extract(source: Source, archive: Path, destination: Path) -> None:
@@ -282,14 +282,20 @@ def _extract(source: Source, archive: Path, destination: Path) -> None:
 
 
 def _extract_folder(source: Source, archive: Path, wanted: PurePosixPath, folder: Path) -> int:
-    count = 0
+    count, links = 0, []
     for member in _members(source, archive):
         path = _safe_path(source, member)
-        if path.is_relative_to(wanted) and not member.is_second_name:
+        if path.is_relative_to(wanted):
             target = folder / path.relative_to(wanted)
+            if member.link is not None and PurePosixPath(member.link).name == member.link:
+                links.append((member, target.with_name(member.link)))
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
             _write(source, member, target)
             count += 1
+    for member, file in links:
+        if not file.is_file():
+            _refuse(source, member)
     return count
 
 
@@ -300,9 +306,13 @@ def _safe_path(source: Source, member: _Member) -> PurePosixPath:
     return path
 
 
+def _refuse(source: Source, member: _Member) -> NoReturn:
+    raise InputError(f"source {source.name}: archive member {member.name!r} is not a plain file")
+
+
 def _write(source: Source, member: _Member, target: Path) -> None:
     if member.content is None:
-        raise InputError(f"source {source.name}: archive member {member.name!r} is not a plain file")
+        _refuse(source, member)
     with target.open("xb") as file:
         shutil.copyfileobj(member.content, file, CHUNK)
     target.chmod(0o755 if member.executable else 0o644)
@@ -334,8 +344,8 @@ def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
     for info in tar:
         if not info.isdir():
             content = tar.extractfile(info) if info.isreg() else None
-            second_name = info.issym() and "/" not in info.linkname and info.linkname not in (".", "..")
-            yield _Member(info.name, content, bool(info.mode & 0o100), second_name)
+            link = info.linkname if info.issym() else None
+            yield _Member(info.name, content, bool(info.mode & 0o100), link)
 
 
 def _zip_members(archive: Path) -> Iterator[_Member]:

@@ -100,6 +100,6 @@ class Model(nn.Module, ABC):
         with whole_directory(directory, DESCRIPTION) as partial:
             try:
                 save_file(tensors, partial / WEIGHTS)
-            except SafetensorError as error:  # what the system says, a full disk for one
+                (partial / DESCRIPTION).write_text(json.dumps(self.description(), indent=2) + "\n")
+            except (SafetensorError, OSError) as error:  # what the system says, a full disk for one
                 raise InputError(f"{directory}: the model cannot be written ({error})") from None
-            (partial / DESCRIPTION).write_text(json.dumps(self.description(), indent=2) + "\n")

@@ -1,6 +1,6 @@
 """What an experiment's model reached, beside the best of its baselines -> a file of docs/results.
 
-python -m ssm_seq.reporting.experiment_results results/text docs/results/text_h100.json
+python -m ssm_seq.reporting.experiment_results results/text docs/results/text_cpu.json
 """
 
 import argparse
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ssm_seq.errors import InputError
 from ssm_seq.files import write_json
 from ssm_seq.reporting.wording import short_count
 
@@ -25,9 +26,12 @@ def experiment_results(folder: Path, command: str, commit: str | None = None) ->
 
     Raises:
         FileNotFoundError: the experiment was not trained or evaluated, or its baselines were not.
+        InputError: it is neither of classification nor of a language model.
     """
     run = read_json(folder / "run.json")
-    classifies = read_json(folder / "evaluation.json")["task"] == "classify"
+    task = read_json(folder / "evaluation.json")["task"]
+    if task not in ("classify", "language_model"):
+        raise InputError(f"{folder}: the task is {task!r}; expected classify or language_model")
     name = f"{run['config']['model']['layer']}, {short_count(run['parameters'])} parameters"
     return {
         "what": run["config"]["title"],
@@ -36,7 +40,9 @@ def experiment_results(folder: Path, command: str, commit: str | None = None) ->
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": run["device"],
         "software": run["versions"],
-        "records": accuracies(folder, f"{name}, length {{}}", {}) if classifies else [bits(folder, name)],
+        "records": accuracies(folder, f"{name}, length {{}}", {})
+        if task == "classify"
+        else [bits(folder, name)],
     }
 
 
@@ -76,6 +82,8 @@ def read_json(path: Path) -> Any:
 def _best_baseline(folder: Path, length: int | None, best: Callable[..., Record]) -> Record:
     baselines = read_json(folder / "baselines.json")["results"]
     fitting = [baseline for baseline in baselines if length in (None, baseline["length"])]
+    if not fitting:
+        return {}
     chosen = best(fitting, key=lambda baseline: baseline["value"])
     return {"peer": chosen["name"], "peer_value": chosen["value"]}
 
@@ -92,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = experiment_results(options.experiment, f"{name} {shlex.join(arguments)}", options.commit)
     except FileNotFoundError as error:
         print(f"{error.filename}: no such file; train, evaluate and judge baselines first", file=sys.stderr)
+        return 2
+    except InputError as error:
+        print(error, file=sys.stderr)
         return 2
     write_json(options.out, result)
     return 0

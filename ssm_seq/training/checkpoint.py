@@ -72,12 +72,15 @@ class Checkpoints:
         partial = self.folder / f"{step:09d}.partial"
         try:
             torch.save({"identity": json.dumps(self.identity), "step": step, **content}, partial)
-        except RuntimeError as error:  # torch names the place in its archive, not what the system says
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        except (RuntimeError, OSError) as error:
             partial.unlink(missing_ok=True)
+            # Where the system refuses, torch names a place in its archive. A GPU's errors are others.
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise
             where = f"{self.folder}: the checkpoint of step {step}"
             raise InputError(f"{where} cannot be written ({error}); is the disk full?") from error
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
         partial.replace(self.folder / f"{step:09d}-{sha256(partial)}.pt")
         for old in self._newest_first()[KEPT:]:
             old.unlink()

@@ -284,6 +284,8 @@ def test_a_second_name_beside_a_file_is_left_out(tmp_path: Path) -> None:
 
 HOSTILE = {
     "up": [(info("data/link", tarfile.SYMTYPE, ".."), b"")],
+    "nowhere": [(info("data/link", tarfile.SYMTYPE, "gone"), b"")],
+    "a folder": [(info("data/link", tarfile.SYMTYPE, "deep"), b""), (info("data/deep/b"), b"")],
     "parent": [(info("data/../../escaped"), b"x")],
     "absolute": [(info("{absolute}"), b"x")],
     "symlink": [(info("data/link", tarfile.SYMTYPE, "{outside}"), b"")],

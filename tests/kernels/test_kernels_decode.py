@@ -137,7 +137,10 @@ def test_tiles_of_every_size_have_the_same_bits(kind, dtype, d_model, monkeypatc
     stack = stack_of(kind, 2, d_model, 16, 256, "cuda")
     state, logits, draws = inputs(stack, 33, STEPS)
     found = []
-    for programs, tile in ((None, 8), (None, 16), (None, 32), (d_model // 8, 8), (d_model // 32, 16)):
+    cases = [(None, 8), (d_model // 8, 8), (d_model // 32, 8)]
+    if kind == "mamba":
+        cases += [(None, 16), (None, 32), (d_model // 32, 16)]
+    for programs, tile in cases:
         run_by = gpu.GpuDecoder(stack, dtype, programs)
         monkeypatch.setattr(run_by, "_divided", lambda *_, plan=run_by._plans[-1], tile=tile: (plan, tile))
         own_state, own_logits = [part.clone() for part in state], logits.clone()
@@ -147,9 +150,8 @@ def test_tiles_of_every_size_have_the_same_bits(kind, dtype, d_model, monkeypatc
         assert all(torch.equal(*pair) for pair in zip(others, found[0], strict=True))
 
 
-@KINDS
 @pytest.mark.gpu
-@pytest.mark.parametrize("tile", [8, 16])
+@pytest.mark.parametrize(("kind", "tile"), [("mamba", 8), ("mamba", 16), ("s4d", 8)])
 def test_a_number_with_the_bits_of_an_absent_word(kind, tile, monkeypatch):
     """A program that waited for it would wait for ever."""
     stack = stack_of(kind, 1, 24, 8, 20, "cuda")
@@ -173,9 +175,20 @@ def test_more_tiles_than_fit_on_a_gpu():
     assert torch.equal(many[0], expected[0])
 
 
-@KINDS
+def test_larger_tiles_only_where_all_programs_hear_of_each_other(monkeypatch):
+    """Of a layer's 24 outputs two programs have 16 each; a third one has none and is sent nothing of y."""
+    monkeypatch.setattr(gpu, "processors", lambda _: 132)
+    stack = stack_of("mamba", 2, 24, 8, 20)
+    for programs, channels, tile in ((2, 32, 16), (3, 16, 8)):
+        plan, rows = gpu.GpuDecoder(stack, torch.bfloat16, programs)._divided(700, torch.device("cpu"))
+        assert (plan.constants["CHANNELS"], rows) == (channels, tile)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("rows", "tile", "channels"), [(9, 8, 16), (700, 16, 32)])
+@pytest.mark.parametrize(
+    ("kind", "rows", "tile", "channels"),
+    [("mamba", 9, 8, 16), ("mamba", 700, 16, 32), ("s4d", 9, 8, 16), ("s4d", 700, 8, 16)],
+)
 def test_kernels_compile_where_there_is_no_gpu(kind, dtype, rows, tile, channels, monkeypatch):
     """For an H100, with the arguments and constants of a run; the interpreter knows no Gluon."""
     launches = []
@@ -186,7 +199,7 @@ def test_kernels_compile_where_there_is_no_gpu(kind, dtype, rows, tile, channels
     gpu.GpuDecoder(stack, dtype).run(*inputs(stack, rows, 3), RULES["cut"])
     ((kernel, grid, arguments, constants),) = launches
     programs = -(-48 // channels) if kind == "mamba" else 2
-    assert (constants["ROWS"], grid) == (tile, (programs, -(-rows // tile)))
+    assert (constants["ROWS"], grid) == (tile, (programs, min(132 // programs, -(-rows // tile))))
     compiled = compiled_for_h100(kernel, arguments, constants)
     assert compiled.asm["ptx"].count("mma.sync") >= 4  # products
     assert "fma.rn.f32" not in compiled.asm["ptx"]  # but what is written, whatever the tile

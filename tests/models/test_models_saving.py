@@ -61,7 +61,7 @@ def test_a_failed_save_leaves_the_old_model(folder, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(model, "save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="disk full"):
         make(layer="s4d").save(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["model"]

@@ -48,6 +48,20 @@ def test_accuracies_stand_beside_the_best_baseline_of_their_length(folder):
     assert long["name"].endswith("length 1,024")
 
 
+def test_a_length_without_a_baseline_stands_alone(folder):
+    results = [{"length": 256, "accuracy": 0.9, "low": 0.8, "high": 1.0}]
+    write_json(folder / "evaluation.json", {"task": "classify", "results": results})
+    write_json(folder / "baselines.json", {"results": [baseline("a", 1024, 0.7)]})
+    [alone] = records(folder)
+    assert alone["value"] == 0.9 and "peer" not in alone
+
+
+def test_a_task_of_another_kind_is_refused(folder, capsys):
+    write_json(folder / "evaluation.json", {"task": "induction_heads", "results": []})
+    assert main([str(folder), str(folder / "out.json")]) == 2
+    assert "'induction_heads'; expected classify or language_model" in capsys.readouterr().err
+
+
 def test_what_is_missing_is_named(folder, capsys):
     assert main([str(folder), str(folder / "out.json")]) == 2
     assert "evaluation.json: no such file" in capsys.readouterr().err
