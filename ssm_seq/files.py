@@ -85,6 +85,15 @@ def write_json(path: Path | str, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def read_json(path: Path | str) -> Any:
+    """What `write_json` wrote.
+
+    Raises:
+        OSError: the file can't be read. ValueError: it is not JSON.
+    """
+    return json.loads(Path(path).read_text())
+
+
 def sha256(path: Path | str) -> str:
     """The SHA-256 of a file, as hexadecimal digits."""
     with Path(path).open("rb") as file:

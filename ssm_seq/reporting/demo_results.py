@@ -8,8 +8,8 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from ssm_seq.files import write_json
-from ssm_seq.reporting.experiment_results import Record, accuracies, bits, read_json, record
+from ssm_seq.files import read_json, write_json
+from ssm_seq.reporting.experiment_results import Record, accuracies, bits, record
 from ssm_seq.reporting.results import Step, read_steps
 
 

@@ -4,7 +4,6 @@ python -m ssm_seq.reporting.experiment_results results/text docs/results/text_cp
 """
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ssm_seq.errors import InputError
-from ssm_seq.files import write_json
+from ssm_seq.files import read_json, write_json
 from ssm_seq.reporting.wording import short_count
 
 Record = dict[str, Any]
@@ -47,7 +46,11 @@ def experiment_results(folder: Path, command: str, commit: str | None = None) ->
 
 
 def accuracies(folder: Path, name: str, targets: Mapping[int, float]) -> list[Record]:
-    """Accuracy at every length, which `name` has a place for."""
+    """Records of a classifier's accuracy (0 to 1), one of each length; {} in `name` becomes the length.
+
+    Raises:
+        FileNotFoundError: `folder` holds no evaluation.json or baselines.json.
+    """
     return [
         record(
             name.format(f"{result['length']:,}"),
@@ -62,7 +65,11 @@ def accuracies(folder: Path, name: str, targets: Mapping[int, float]) -> list[Re
 
 
 def bits(folder: Path, name: str) -> Record:
-    """Bits per byte of a language model."""
+    """The record of a language model's bits per byte.
+
+    Raises:
+        FileNotFoundError: `folder` holds no evaluation.json or baselines.json.
+    """
     evaluation = read_json(folder / "evaluation.json")
     return record(name, evaluation["bits_per_byte"], "bits", evaluation) | _best_baseline(folder, None, min)
 
@@ -73,10 +80,6 @@ def record(
     """One line of a result; interval: where `low` and `high` are to be found."""
     bounds = {"low": interval["low"], "high": interval["high"]} if interval else {}
     return {"name": name, "value": value, "unit": unit, **bounds, **({"target": target} if target else {})}
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def _best_baseline(folder: Path, length: int | None, best: Callable[..., Record]) -> Record:

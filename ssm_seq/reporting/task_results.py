@@ -7,7 +7,6 @@ seeds, its interval the extremes over them or, of one seed, the 95 % interval of
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 from ssm_seq.errors import InputError
-from ssm_seq.files import write_json
+from ssm_seq.files import read_json, write_json
 
 # What the records of (experiment's title, point) are to reach.
 TARGETS = {
@@ -61,9 +60,7 @@ def task_result(points: Path, command: str, only: Sequence[str] | None = None) -
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "run.json").read_text()) | {
-        "results": json.loads((folder / "evaluation.json").read_text())["results"]
-    }
+    return read_json(folder / "run.json") | {"results": read_json(folder / "evaluation.json")["results"]}
 
 
 def _records(name: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
